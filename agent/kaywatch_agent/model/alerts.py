@@ -123,6 +123,8 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
         flapping: whether it fires and ends again and again.
         note: further text, such as that it began while the agent was down.
         next_step: what to look at, while it fires; empty for the links alone.
+        cost: what the failure had cost when it fired; empty if that is unknown, or part
+            of the summary.
     """
 
     id: str = ""
@@ -151,6 +153,7 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
     flapping: bool = False
     note: str = ""
     next_step: str = ""
+    cost: str = ""
 
     @property
     def ended_without_data(self) -> bool:
@@ -230,8 +233,8 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
         text: a text to show above the alerts.
         ref: the receiver's id of the message that this one updates or replies to.
         update: whether it updates that message, rather than replying to it.
-        account: the credential that its trigger was accepted with, if it is a resolve;
-            empty for the current one.
+        account: the credential that its trigger was accepted with, if it is a resolve,
+            an update or a reply; empty for the current one.
         also: the other receivers that were notified of the alerts.
     """
 

@@ -131,6 +131,7 @@ def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
         ("" if resolved else "Failed", _failed(alert)),
         ("Errors at first" if resolved else "Errors", _errors(alert)),
         ("" if resolved else "Last error", last_error(alert)),
+        ("" if resolved else "Cost", alert.cost),
         ("Next step", alert.next_step),
         ("" if resolved else "Worst transition", alert.transition),
         ("" if resolved or alert.in_words else "Trend", _trend(alert)),

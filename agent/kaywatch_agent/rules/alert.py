@@ -111,7 +111,8 @@ class WorstValue(msgspec.Struct, frozen=True):
 class FiringContext(msgspec.Struct, frozen=True):
     """What was known when an episode began; it does not change afterwards.
 
-    `budget_left` is the remaining share of the error budget, for burn-rate rules.
+    `budget_left` is the remaining share of the error budget, for burn-rate rules;
+    `cost` is what the failure had cost.
     """
 
     error_classes: tuple[tuple[str, int], ...] = ()
@@ -120,6 +121,7 @@ class FiringContext(msgspec.Struct, frozen=True):
     evidence: tuple[Evidence, ...] = ()
     completeness: float | None = None
     budget_left: float | None = None
+    cost: str = ""
 
 
 # The keys of the stored documents, where they are older than the attributes' names.

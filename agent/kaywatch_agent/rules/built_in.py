@@ -6,6 +6,7 @@ and one rule on the alerts themselves.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -71,9 +72,10 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
     ),
     "dead_end": _BuiltIn("dead_ends", ">", for_=0.0, window=1800.0),
     "never_reached": _BuiltIn("unreached_runs", ">=", window=3600.0, severity="info"),
-    # A loop may be legitimate while it is new; three times as many visits cost money.
+    # A loop may be legitimate while it is new; three times as many visits cost money,
+    # and so do twice as many without a new node.
     "unusual_loop": _BuiltIn("visits_over_usual", ">", for_=0.0, severity="info"),
-    "runaway": _BuiltIn("visits_over_usual", ">", for_=0.0, severity="error"),
+    "runaway": _BuiltIn("runaway_factor", ">=", for_=0.0, severity="error"),
     "silent": _BuiltIn("missing_runs", ">", per=("service", "graph"), window=3600.0),
     "slow": _BuiltIn("latency_over_usual", ">", CLEAR_SHARE),
     "stuck": _BuiltIn("", ">", for_=0.0, keep_firing_for=0.0),
@@ -90,6 +92,9 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
 }
 
 BUILT_IN: Final = tuple(_BUILT_IN)
+
+# A model may take longer than the page's threshold allows; each node learns how long.
+MODEL_FACTOR: Final = 2.0
 
 # A node is never stuck earlier than this, in seconds, however fast it usually is.
 STUCK_AT_LEAST: Final = 60.0
@@ -161,4 +166,7 @@ def _condition(name: str, of: _BuiltIn, value: float) -> Condition:
     check_reachable(f"alerting.thresholds.{name}", Compare(of.metric, of.op, value))
     if of.metric == "memory_rss":
         value *= MIB
-    return compare(of.metric, of.op, value, usual_clear(of.op, value, of.clear))
+    condition = compare(of.metric, of.op, value, usual_clear(of.op, value, of.clear))
+    if of.metric == "latency_avg":
+        return dataclasses.replace(condition, model_factor=MODEL_FACTOR)
+    return condition

@@ -86,21 +86,9 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
         raise ConfigError(f"{path}.op", "missing: one of < <= > >=")
     if value is None:
         raise ConfigError(f"{path}.value", "missing: what the metric is compared with")
-    low_is_bad = op.startswith("<")
-    # Written so that NaN is refused: such an alert would never clear.
-    if clear is not None and not (clear >= value if low_is_bad else clear <= value):
-        side = "above" if low_is_bad else "below"
-        raise ConfigError(
-            f"{path}.clear",
-            f"{clear:g} must be {side} value = {value:g}, on the good side of it",
-        )
-    # Only an application's own metrics are ever negative.
-    if clear is not None and clear < 0 and config.metric in METRICS:
-        text = f"{clear:g}: {config.metric} is never negative"
-        raise ConfigError(f"{path}.clear", text)
     check_reachable(f"{path}.value", Compare(config.metric, op, value))
-    if clear is not None and metrics.find(config.metric).unit == "ratio":
-        check_reachable(f"{path}.clear", Compare(config.metric, op, clear))
+    if clear is not None:
+        _check_clear(f"{path}.clear", Compare(config.metric, op, value), clear)
     return compare(config.metric, op, value, clear)
 
 
@@ -165,6 +153,23 @@ def _expression(config: ThresholdConfig, path: str) -> Threshold:
         check_reachable(f"{path}.clear_when", part)
     first = leading(breach)
     return Threshold(breach, clear, first.metric, first.value, None)
+
+
+def _check_clear(key: str, breach: Compare, clear: float) -> None:
+    """Raise ConfigError for a level that is never reached, or is no good one."""
+    metric, op, value = breach
+    low_is_bad = op.startswith("<")
+    # Written so that NaN is refused: such an alert would never clear.
+    if not (clear >= value if low_is_bad else clear <= value):
+        side = "above" if low_is_bad else "below"
+        raise ConfigError(
+            key, f"{clear:g} must be {side} value = {value:g}, on the good side of it"
+        )
+    # Only an application's own metrics are ever negative.
+    if clear < 0 and metric in METRICS:
+        raise ConfigError(key, f"{clear:g}: {metric} is never negative")
+    if metrics.find(metric).unit == "ratio":
+        check_reachable(key, Compare(metric, op, clear))
 
 
 def _warn_of_level(breach: Compare, clear: Compare) -> str:

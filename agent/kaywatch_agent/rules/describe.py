@@ -70,7 +70,7 @@ def describe(
         condition=condition_text(rule),
         value=alert.value,
         threshold=alert.threshold,
-        clear=_clear_at(rule),
+        clear=_clear_at(alert, rule),
         unit=unit_of(rule),
         worst=worst.value if worst else None,
         worst_at=worst.time if worst else None,
@@ -95,6 +95,7 @@ def describe(
         # A sentence that contains the note needs no second one.
         note="" if note in summary else note,
         next_step=_next_step(alert, rule),
+        cost=context.cost,
     )
 
 
@@ -205,9 +206,14 @@ def _next_step(alert: Alert, rule: Rule | None) -> str:
     return ""
 
 
-def _clear_at(rule: Rule | None) -> float | None:
-    threshold = rule is not None and isinstance(rule.condition, Threshold)
-    return rule.condition.clear_at if threshold else None  # type: ignore[union-attr]
+def _clear_at(alert: Alert, rule: Rule | None) -> float | None:
+    match rule.condition if rule else None:
+        case Threshold(clear_at=clear, threshold=threshold, model_factor=factor):
+            # A node that calls models may have a higher limit of its own.
+            if factor and clear is not None and alert.threshold:
+                return clear * alert.threshold / threshold
+            return clear
+    return None
 
 
 def _summary(alert: Alert, rule: Rule | None, labels: Mapping[str, str]) -> str:
@@ -255,7 +261,7 @@ def _fields(alert: Alert, rule: Rule, labels: Mapping[str, str]) -> dict[str, An
         "metric": getattr(rule.condition, "metric", rule.kind),
         "value": alert.value,
         "threshold": alert.threshold,
-        "clear": _clear_at(rule),
+        "clear": _clear_at(alert, rule),
         "window": quantity(rule.window, "seconds"),
         "executions": alert.executions,
         "errors": alert.errors,

@@ -6,9 +6,9 @@ All groups are evaluated at once with array operations. Unknown values are NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.rules import expression
 from kaywatch_agent.rules.live_values import live_values
+from kaywatch_agent.rules.metric_values import MetricValues
 from kaywatch_agent.rules.metrics import Metric, MetricSource
 from kaywatch_agent.rules.result import (
     Floats,
@@ -33,6 +34,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
+from kaywatch_agent.rules.slowness import latency_over_usual, limits_of_models
 from kaywatch_agent.rules.transitions import evaluate_change, evaluate_share
 from kaywatch_agent.rules.windows import (
     Group,
@@ -41,15 +43,9 @@ from kaywatch_agent.rules.windows import (
     select,
     select_nodes,
 )
-from kaywatch_agent.units import duration, quantity
+from kaywatch_agent.units import duration
 
 __all__ = ["budgets_left", "evaluate", "prepare"]
-
-# An average below this many seconds is not slow, whatever is usual.
-MIN_SLOW: Final = 0.1
-
-# With fewer executions before the window, the usual average is unknown.
-MIN_EARLIER: Final = 1000
 
 _SOURCES_WITH_OUTCOMES: Final = (MetricSource.NODES, MetricSource.RUNS)
 
@@ -113,34 +109,6 @@ def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
 # -- inside --------------------------------------------------------------------------
 
 
-class _MetricValues(NamedTuple):
-    """The values of a metric, and what they were computed from, by group.
-
-    Attributes:
-        groups: the groups.
-        values: NaN where the value is unknown.
-        executions: the executions that the value is about.
-        errors: how many of them failed.
-        notes: what is behind a value, where something is known.
-        usual: what a value is relative to, where it is.
-        slowest: returns the longest durations in seconds, for metrics of durations.
-    """
-
-    groups: list[Group]
-    values: Floats
-    executions: Ints | int = 0
-    errors: Ints | int = 0
-    notes: Mapping[Group, str] = {}
-    usual: Mapping[Group, float] = {}
-    slowest: Callable[[], list[float | None]] | None = None
-
-    def note(self, group: Group) -> str:
-        """Return what is behind a group's value; empty if nothing is known."""
-        if self.slowest is None:
-            return self.notes.get(group, "")
-        return quantity(self.slowest()[self.groups.index(group)], "seconds")
-
-
 def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleResult:
     columns = {
         name: _values(rule, windows, name, metric)
@@ -150,7 +118,8 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
     values, executions, errors = _aligned(groups, columns)
     if windows.input.covered < rule.window:
         _mask_low_counts(condition, values)
-    breach, clear = condition.breach.truth(values), condition.clear.truth(values)
+    limits = limits_of_models(rule, windows, condition, values[condition.metric])
+    breach, clear = _truth(condition, values, limits)
     minimum = rule.min_executions if condition.needs_executions else 0
     # `clear_when` may be about other metrics, and known where `when` is not.
     undecided = (breach == expression.UNKNOWN) & (clear != expression.TRUE)
@@ -159,19 +128,30 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
         groups,
         breach=breach == expression.TRUE,
         band=clear != expression.TRUE,
-        # Unknown rather than clear: if an outage keeps the traffic away, it has not
-        # ended.
+        # Not clear: if an outage keeps the traffic away, it has not ended.
         unknown=undecided | (executions < minimum),
         value=values[condition.metric],
-        threshold=condition.threshold,
+        threshold=condition.threshold if limits is None else limits,
         executions=executions,
         errors=errors,
     )
     result.metrics = values
-    result.usual = columns[condition.metric].usual
-    notes = {n: columns[condition.metric].note(groups[n]) for n in result.breaching}
+    shown = columns[condition.metric]
+    result.usual, result.compared = shown.usual, shown.notes
+    notes = {n: shown.note(groups[n]) for n in result.breaching}
     result.notes = {n: note for n, note in notes.items() if note}
     return result
+
+
+def _truth(
+    condition: Threshold, values: Mapping[str, Floats], limits: Floats | None
+) -> tuple[expression.Truth, expression.Truth]:
+    """Return where the condition is met, and where it is clear."""
+    if limits is not None:
+        # Relative to the threshold, so that the level that clears is scaled as well.
+        scaled = values[condition.metric] * condition.threshold / limits
+        values = {**values, condition.metric: scaled}
+    return condition.breach.truth(values), condition.clear.truth(values)
 
 
 def _mask_low_counts(condition: Threshold, values: Mapping[str, Floats]) -> None:
@@ -181,7 +161,7 @@ def _mask_low_counts(condition: Threshold, values: Mapping[str, Floats]) -> None
             values[name][values[name] < condition.threshold] = np.nan
 
 
-def _joined_groups(columns: Mapping[str, _MetricValues]) -> list[Group]:
+def _joined_groups(columns: Mapping[str, MetricValues]) -> list[Group]:
     """Return the groups of all columns; each once."""
     first, *others = [column.groups for column in columns.values()]
     # Usually all metrics are of the same groups, and there may be thousands of them.
@@ -191,7 +171,7 @@ def _joined_groups(columns: Mapping[str, _MetricValues]) -> list[Group]:
 
 
 def _aligned(
-    groups: list[Group], columns: Mapping[str, _MetricValues]
+    groups: list[Group], columns: Mapping[str, MetricValues]
 ) -> tuple[dict[str, Floats], Ints, Ints]:
     """Return the values by metric, executions and errors, all in the order of groups.
 
@@ -217,28 +197,25 @@ def _aligned(
 
 def _values(
     rule: Rule, windows: WindowCache, name: str, metric: Metric
-) -> _MetricValues:
+) -> MetricValues:
     """Return a metric's values."""
     if name == "latency_over_usual":
-        return _latency_over_usual(rule, windows)
+        return latency_over_usual(rule, windows)
     if metric.compute is None:
         by_group = live_values(rule, windows, name)
         values = np.array([one.value for one in by_group.values()], np.float64)
         executions = np.array([one.executions for one in by_group.values()], np.int64)
         notes = {group: one.note for group, one in by_group.items() if one.note}
-        usual = {
-            group: one.usual
-            for group, one in by_group.items()
-            if not math.isnan(one.usual)
-        }
-        return _MetricValues(
+        known = [group for group, one in by_group.items() if not math.isnan(one.usual)]
+        usual = {group: by_group[group].usual for group in known}
+        return MetricValues(
             list(by_group), values, executions, notes=notes, usual=usual
         )
     selector = select(metric, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)
     values = metric.compute(stats, windows.context(rule.window))
     if metric.source not in _SOURCES_WITH_OUTCOMES:
-        return _MetricValues(groups, values, stats.executions)
+        return MetricValues(groups, values, stats.executions)
     counts = stats.outcomes()
     # `min_executions` counts the executions behind the value: cancelled executions do
     # not make a success rate more reliable.
@@ -246,31 +223,7 @@ def _values(
     executions = stats.executions - cancelled
     slowest = cache(stats.mosts) if metric.unit == "seconds" else None
     errors = counts[:, Outcome.ERROR]
-    return _MetricValues(groups, values, executions, errors, slowest=slowest)
-
-
-def _latency_over_usual(rule: Rule, windows: WindowCache) -> _MetricValues:
-    """Return the average of the window relative to that of all executions before."""
-    groups, recent = windows.stats(_nodes(rule), rule.window, Dimension.OUTCOME)
-    _, ever = windows.stats(_nodes(rule), math.inf)
-    earlier = ever.executions - recent.executions
-    with np.errstate(divide="ignore", invalid="ignore"):
-        average = recent.total / recent.executions
-        usual = (ever.total - recent.total) / earlier
-        # A fast node is delayed by anything on its machine.
-        ratio = np.where(average < MIN_SLOW, 0.0, average / usual)
-    values = np.where(earlier < MIN_EARLIER, np.nan, ratio)
-    notes = {
-        groups[n]: f"{duration(average[n])} on average, usually {duration(usual[n])}"
-        for n in np.flatnonzero(values > 1.0).tolist()
-    }
-    usual_by_group = {
-        groups[n]: float(usual[n]) for n in np.flatnonzero(values > 1.0).tolist()
-    }
-    errors = recent.outcomes()[:, Outcome.ERROR]
-    return _MetricValues(
-        groups, values, recent.executions, errors, notes, usual_by_group
-    )
+    return MetricValues(groups, values, executions, errors, slowest=slowest)
 
 
 def _absence(rule: Rule, windows: WindowCache, condition: Absence) -> RuleResult:
@@ -355,14 +308,12 @@ def _stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleResult:
     oldest = _oldest_in_flight(rule, windows)
     known_groups, stats = windows.stats(_nodes(rule), math.inf)
     groups = list(dict.fromkeys([*known_groups, *oldest]))
-    limit = np.full(len(groups), np.nan)
-    p99 = np.array(stats.quantiles(0.99)[0], np.float64)
-    limit[: len(known_groups)] = np.where(
-        stats.executions >= rule.min_executions,
-        # Ten times the percentile of a fast node is less than a busy machine delays it.
-        np.maximum(p99 * condition.factor, condition.at_least),
-        np.nan,
-    )
+    p99 = np.full(len(groups), np.nan)
+    known_p99 = np.array(stats.quantiles(0.99)[0], np.float64)
+    enough = stats.executions >= rule.min_executions
+    p99[: len(known_groups)] = np.where(enough, known_p99, np.nan)
+    # Ten times the percentile of a fast node is less than a busy machine delays it.
+    limit = np.maximum(p99 * condition.factor, condition.at_least)
     if condition.max_age is not None:
         # `fmin` ignores NaN: the fixed limit needs no percentile.
         limit = np.fmin(limit, condition.max_age)
@@ -376,7 +327,11 @@ def _stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleResult:
         value=age,
         threshold=limit,
     )
-    result.notes = {n: oldest[groups[n]][1] for n in result.breaching}
+    for n in result.breaching:
+        beyond = ""
+        if not math.isnan(p99[n]):
+            beyond = f"{duration(age[n] - p99[n])} more than 99 % of executions, "
+        result.notes[n] = beyond + oldest[groups[n]][1]
     return result
 
 

@@ -76,7 +76,7 @@ def nearest(rule: Rule, result: RuleResult, limit: int) -> list[GroupResult]:
             int(result.errors[n]),
             _needed(rule),
             {name: _finite(float(all_[n])) for name, all_ in result.metrics.items()},
-            _status_text(rule, statuses[n], int(result.executions[n])),
+            _status_text(rule, result, n, statuses[n]),
         )
         for n, own in zip(order, labels, strict=True)
     ]
@@ -111,8 +111,11 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _status_text(rule: Rule, status: ConditionStatus, executions: int) -> str:
-    condition = rule.condition
+def _status_text(
+    rule: Rule, result: RuleResult, n: int, status: ConditionStatus
+) -> str:
+    condition, executions = rule.condition, int(result.executions[n])
+    compared = result.compared.get(result.groups[n], "")
     match status:
         case ConditionStatus.BREACH:
             return "the condition is met"
@@ -120,7 +123,7 @@ def _status_text(rule: Rule, status: ConditionStatus, executions: int) -> str:
             clear = condition.clear if isinstance(condition, Threshold) else None
             return f"not met, but not clear either; clear is {clear}"
         case ConditionStatus.CLEAR:
-            return "not met"
+            return f"not met: {compared}" if compared else "not met"
     match condition:
         case Absence():
             return "no data: the agent has not been observing for long enough"

@@ -22,6 +22,7 @@ __all__ = [
     "FALSE",
     "TRUE",
     "UNKNOWN",
+    "Truth",
     "AllOf",
     "AnyOf",
     "Compare",

@@ -1,4 +1,4 @@
-"""What is known when an episode begins: errors, transitions, history and failures.
+"""What is known when an episode begins: errors, transitions, history, failures, cost.
 
 It is looked up once for all alerts of a rule that fire together, and only then: in each
 evaluation, for thousands of healthy series, it would be wasted work.
@@ -21,6 +21,7 @@ from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.alert import Alert, FiringContext
+from kaywatch_agent.rules.cost import cost_of_failures
 from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.formulas import MetricContext
 from kaywatch_agent.rules.matchers import matches
@@ -55,6 +56,8 @@ def firing_contexts(
     history = _history(rule, groups, windows)
     shares = _completeness(rule, windows)
     budgets = budgets_left(rule, windows)
+    limits = {g: alert.threshold for g, alert in zip(groups, alerts, strict=True)}
+    costs = cost_of_failures(rule, limits, windows)
     failures = windows.input.view.failures
     return [
         FiringContext(
@@ -63,6 +66,7 @@ def firing_contexts(
             history=history.get(group, ()),
             evidence=_evidence(alert.labels, rule, failures),
             budget_left=budgets.get(group),
+            cost=costs.get(group, ""),
             completeness=shares.get(alert.labels.get("service", ""), shares.get("")),
         )
         for alert, group in zip(alerts, groups, strict=True)

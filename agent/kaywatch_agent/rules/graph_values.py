@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Final
 
-import numpy as np
-
 from kaywatch.wire import EndReason
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.view import DAY, HOUR
 from kaywatch_agent.model.series import Kind
+from kaywatch_agent.rules.cost import WASTED_TOKENS, mean_costs, sums
+from kaywatch_agent.rules.past_hours import LAST_WEEK
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.windows import (
     Group,
@@ -26,7 +26,7 @@ from kaywatch_agent.rules.windows import (
     WindowCache,
     select_nodes,
 )
-from kaywatch_agent.units import duration, money
+from kaywatch_agent.units import duration, money, quantity
 
 __all__ = ["GRAPH_VALUES", "MIN_WASTE"]
 
@@ -53,6 +53,7 @@ def _dead_ends(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
     ends = windows.input.view.registry.ends.values
     actions: dict[Group, Counter[str]] = defaultdict(Counter)
     runs: Counter[Group] = Counter()
+    places: dict[Group, Group] = {}  # the graph of each
     for graph, number, count in stats.counted(Dimension.ACTION):
         end = ends[number]
         if end.reason != EndReason.UNMATCHED_ACTION:
@@ -61,13 +62,18 @@ def _dead_ends(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
         group = nodes.group_of({**place, "node": end.node})
         if group is not None:
             actions[group][end.action] += count
+            places[group] = graphs[graph]
             runs[group] = max(runs[group], int(stats.executions[graph]))
+    costs = mean_costs(_runs(), rule.window, windows) if actions else {}
     for group, counts in actions.items():
         total = counts.total()
         note = (
             f"{total:,} of {runs[group]:,} runs in {duration(rule.window)} ended"
             f" early: {_missing_edges(counts)}"
         )
+        cost = costs.get(places[group])
+        if cost is not None and (spent := cost.of(total)):
+            note += f"; {'it' if total == 1 else 'they'} took {spent}"
         values[group] = LiveValue(float(total), note)
     return values
 
@@ -96,24 +102,20 @@ def _unreached_runs(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
 
 def _wasted_share(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
     """Return the share of the cost of models that was spent on failed attempts."""
-
-    def sums(metric: str) -> tuple[list[Group], np.ndarray]:
-        selector = SeriesSelector(
-            frozenset({Kind.COUNT}), frozenset({metric}), rule.per, rule.match
-        )
-        groups, stats = windows.stats(selector, rule.window)
-        return groups, stats.total
-
     cost, wasted, calls = (
-        dict(zip(*sums(metric), strict=True))
+        sums(rule, windows, metric)
         for metric in ("llm_cost_usd", "llm_wasted_cost_usd", "llm_calls")
     )
+    tokens = sums(rule, windows, *WASTED_TOKENS)
     values = {}
     for group, total in cost.items():
-        waste = wasted.get(group, 0.0)
+        waste, wasted_tokens = wasted.get(group, 0.0), tokens.get(group, 0.0)
         enough = calls.get(group, 0.0) >= MIN_CALLS and total > 0
         share = waste / total if enough and waste >= MIN_WASTE else 0.0
-        note = f"{money(waste)} of {money(total)} was spent on failed attempts"
+        spent = f"{money(waste)} of {money(total)}"
+        if wasted_tokens:
+            spent += f" ({quantity(wasted_tokens, 'tokens')})"
+        note = f"{spent} was spent on failed attempts"
         values[group] = LiveValue(share if enough else math.nan, note)
     return values
 
@@ -132,7 +134,7 @@ def _cost_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]
         spent = cost.get(group, 0.0)
         now, usual = spent / count, spent_before / before
         note = (
-            f"a run costs {money(now)}, {money(usual)} in the same hours a week ago:"
+            f"a run costs {money(now)}, {money(usual)} {LAST_WEEK.name}:"
             f" {money(max(0.0, spent - usual * count))} more in {duration(rule.window)}"
         )
         value = now / usual if spent >= MIN_WASTE else 0.0
@@ -165,8 +167,8 @@ def _now_and_before(
     names = frozenset(metrics)
     selector = SeriesSelector(frozenset({kind}), names, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)
-    executions, total = windows.past.same_hours(
-        selector, windows.groups(selector), windows.input.view
+    executions, total = windows.past.sums(
+        selector, LAST_WEEK, windows.groups(selector), windows.input.view
     )
     is_run = kind is Kind.RUN
     now = stats.executions if is_run else stats.total

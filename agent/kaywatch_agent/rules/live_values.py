@@ -14,13 +14,14 @@ from kaywatch_agent.rules.graph_values import GRAPH_VALUES
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rhythm import missing_runs
 from kaywatch_agent.rules.rule import Rule
-from kaywatch_agent.rules.visits import most_visits, visits_over_usual
+from kaywatch_agent.rules.visits import most_visits, relative_visits
 from kaywatch_agent.rules.windows import (
     Group,
     LiveValue,
     WindowCache,
     client_labels,
 )
+from kaywatch_agent.units import duration
 
 __all__ = ["live_values"]
 
@@ -47,8 +48,8 @@ def live_values(
             return _largest(rule, windows, _cpu)
         case "missing_runs":
             return missing_runs(rule, windows)
-        case "visits_over_usual":
-            return visits_over_usual(rule, windows)
+        case "visits_over_usual" | "runaway_factor":
+            return relative_visits(rule, windows, metric)
         case "action_drift":
             return action_drift(rule, windows)
     return most_visits(rule, windows, metric)
@@ -136,7 +137,12 @@ def _deaths_note(dead: list[Client], newest: Mapping[str, float]) -> str:
 
 def _death_note(client: Client) -> str:
     text = f"pid {client.pid} on {client.host} died"
-    running = [f"{flight.graph} / {flight.node}" for flight in client.in_flight]
+    # The time of what was running is lost with it.
+    running = [
+        f"{flight.graph} / {flight.node}"
+        + (f" for {duration(client.since - flight.start)}" if flight.start else "")
+        for flight in client.in_flight
+    ]
     if not running:
         return text
     more = len(running) - MAX_IN_FLIGHT

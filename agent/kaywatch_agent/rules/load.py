@@ -220,12 +220,12 @@ class _RuleLoader:
         problems.raise_all()
 
     def _rule(self, config: RuleConfig, variant: _Variant, path: str) -> Rule:
-        window, problems = variant.window, ErrorCollector()
+        problems = ErrorCollector()
         notify = config.notify if variant.notify is None else variant.notify
         match = tuple(map(parse_matcher, config.match))
         per: tuple[str, ...] = ()
         with problems.collect():
-            self._check_window(window, path)
+            self._check_window(variant.window, path)
         with problems.collect():
             check_labels(f"{path}.match", match, variant.condition)
         with problems.collect():
@@ -237,8 +237,8 @@ class _RuleLoader:
             name=config.name + variant.suffix,
             kind=config.kind,
             condition=variant.condition,
-            timing=_timing(config, window),
-            window=window,
+            timing=_timing(config, variant.window),
+            window=variant.window,
             min_executions=config.min_executions,
             match=match,
             per=per,

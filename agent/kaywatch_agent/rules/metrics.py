@@ -255,8 +255,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     **_latencies(MetricSource.NODES, "latency_", "executions"),
     "latency_over_usual": _executions(
         None,
-        "mean seconds, relative to all executions before the window; 0 below 100 ms,"
-        " unknown with fewer than 1,000 before",
+        "mean seconds, relative to those in the same hours of yesterday or of a week"
+        " ago, whichever took longer; with fewer than 100 executions then, to those in"
+        " the 24 hours before, or else in the hour before; 0 below 100 ms, unknown with"
+        " fewer than 100 executions in all of these",
     ),
     "action_drift": _executions(
         None,
@@ -296,6 +298,12 @@ METRICS: Final[Mapping[str, Metric]] = {
         None,
         "most visits of a node by one run, relative to the most by one run within the"
         " week before, at least 10; to 100 before 20 runs of the graph have ended",
+        counts=True,
+    ),
+    "runaway_factor": _executions(
+        None,
+        "the same, or one and a half times the visits since the run in progress last"
+        " reached a new node, relative to as many",
         counts=True,
     ),
     "run_visits": _runs(formulas.visits, "nodes visited per run, on average"),

@@ -17,7 +17,17 @@ from kaywatch_agent.aggregate.bucket import ROW_SHIFT, Bucket, Dimension, first_
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY, HOUR, View
 
-__all__ = ["HOURS", "PAST_SECONDS", "ActionSums", "PastHours", "count_actions"]
+__all__ = [
+    "HOURS",
+    "LAST_DAY",
+    "LAST_WEEK",
+    "PAST_SECONDS",
+    "YESTERDAY",
+    "ActionSums",
+    "PastHours",
+    "Period",
+    "count_actions",
+]
 
 # A pause of a day, one week ago at most, is compared.
 HOURS: Final = 8 * 24
@@ -35,6 +45,26 @@ MIN_HOURLY: Final = 20
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
+
+
+class Period(NamedTuple):
+    """Past hours, as how many hours before the present one they are.
+
+    Attributes:
+        name: for messages.
+        first: the earliest hour.
+        end: the hour after the latest one.
+    """
+
+    name: str
+    first: int
+    end: int
+
+
+# The same hour, the one before and the one after: a rhythm is not that punctual.
+YESTERDAY: Final = Period("in the same hours of yesterday", 25, 22)
+LAST_DAY: Final = Period("in the 24 hours before", 24, 0)
+LAST_WEEK: Final = Period("in the same hours a week ago", 7 * 24 + 1, 7 * 24 - 2)
 
 
 class ActionSums(NamedTuple):
@@ -73,7 +103,7 @@ class PastHours(Generic[K]):
 
     def __init__(self) -> None:
         self._executions: dict[K, tuple[int, Ints]] = {}
-        self._sums: dict[tuple[K, int, int], Floats] = {}
+        self._sums: dict[tuple[K, Period], tuple[int, Ints, Floats]] = {}
         self._actions: dict[K, _ActionPast] = {}
 
     def executions(self, selector: K, groups: SeriesGroups[Any], view: View) -> Ints:
@@ -95,26 +125,25 @@ class PastHours(Generic[K]):
         self._executions[selector] = hour, np.pad(known[1], ((0, new), (0, 0)))
         return self._executions[selector][1]
 
-    def same_hours(
-        self, selector: K, groups: SeriesGroups[Any], view: View
+    def sums(
+        self, selector: K, period: Period, groups: SeriesGroups[Any], view: View
     ) -> tuple[Ints, Floats]:
-        """Return executions and totals in the same hours one week ago, by group.
-
-        They are three hours: the same one, the one before, and the one after.
-        """
-        hour, size = int(view.now // HOUR) - 7 * 24, len(groups)
-        key = selector, hour, size
-        if key not in self._sums:
+        """Return executions and totals in a period of past hours, by group."""
+        hour, size = int(view.now // HOUR), len(groups)
+        key = selector, period
+        known = self._sums.get(key)
+        if known is None or known[0] != hour:
             stats = GroupStats(groups.numbers, size, set())
-            start, end = (hour - 1) * HOUR, (hour + 2) * HOUR
+            start, end = (hour - period.first) * HOUR, (hour - period.end) * HOUR
             for _, bucket in view.between(start, end, HOUR):
                 stats.add(first_rows(bucket, len(groups.numbers)))
-            # Earlier hours are not requested again.
-            for old in [one for one in self._sums if one[0] == selector]:
-                del self._sums[old]
-            self._sums[key] = np.stack([stats.executions, stats.total])
-        executions, total = self._sums[key]
-        return executions.astype(np.int64), total
+            # The sums of earlier hours are not requested again.
+            known = hour, stats.executions, stats.total
+        # A group that is new in this hour has no earlier executions.
+        new = size - len(known[1])
+        executions, total = np.pad(known[1], (0, new)), np.pad(known[2], (0, new))
+        self._sums[key] = hour, executions, total
+        return executions, total
 
     def actions(
         self, selector: K, groups: SeriesGroups[Any], view: View

@@ -45,6 +45,7 @@ class RuleResult:
         notes: further details, by the group's number.
         metrics: all values that were used, by metric.
         usual: what the value is relative to, by group, where it is known.
+        compared: the value and what it was compared with in words, likewise.
     """
 
     labels: tuple[str, ...]
@@ -58,6 +59,7 @@ class RuleResult:
     notes: dict[int, str] = field(default_factory=dict)
     metrics: Mapping[str, Floats] = field(default_factory=dict)
     usual: Mapping[Group, float] = field(default_factory=dict)
+    compared: Mapping[Group, str] = field(default_factory=dict)
 
     @property
     def unknown_count(self) -> int:

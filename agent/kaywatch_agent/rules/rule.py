@@ -43,6 +43,8 @@ class Threshold:
         metric: the metric that is shown.
         threshold: the value that `metric` is compared with.
         clear_at: the value at which it is clear; None if that is not one number.
+        model_factor: for nodes that call a model, how many times the usual value is
+            allowed, if that is more than the threshold; 0 for none.
     """
 
     breach: Predicate
@@ -50,6 +52,7 @@ class Threshold:
     metric: str
     threshold: float
     clear_at: float | None
+    model_factor: float = 0.0
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:

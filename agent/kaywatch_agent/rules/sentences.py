@@ -54,6 +54,11 @@ def _latencies(prefix: str, noun: str) -> dict[str, _Sentences]:
     return {**averages, **percentiles}
 
 
+_LOOP: Final = _Sentences(
+    "{note}",
+    "no run visits it more often than usual",
+    "look at the actions of the run; end it if it makes no progress",
+)
 _FAILURES: Final = "look at the error and at what changed shortly before it began"
 
 _SENTENCES: Final[Mapping[str, _Sentences]] = {
@@ -105,11 +110,8 @@ _SENTENCES: Final[Mapping[str, _Sentences]] = {
         "no alert is refused any more",
         "group the rule by fewer labels, or raise alerting.max_alerts_per_rule",
     ),
-    "visits_over_usual": _Sentences(
-        "{note}",
-        "no run visits it more often than usual",
-        "look at the actions of the run; end it if it makes no progress",
-    ),
+    "visits_over_usual": _LOOP,
+    "runaway_factor": _LOOP,
     "action_drift": _Sentences(
         "{note}",
         "it takes its actions as often as before",

@@ -1,7 +1,8 @@
 """Visits of one run: the most within a window, also compared with the usual most.
 
 Strategy: a loop is a run that visits a node more often than any earlier run did. The
-usual most is learned from runs that ended before the window, and survives restarts.
+usual most is learned from runs that ended before the window, and survives restarts. A
+run that reaches no new node meanwhile, such as A-B-A-B, is sooner out of hand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import NodeRevisits
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.cost import MeanCost, mean_costs
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.windows import (
     Group,
@@ -27,7 +29,7 @@ from kaywatch_agent.rules.windows import (
     select_nodes,
 )
 
-__all__ = ["UsualVisits", "most_visits", "visits_over_usual"]
+__all__ = ["UsualVisits", "most_visits", "relative_visits"]
 
 # A node that is visited this often in one run is usual in any graph: OpenClaw warns
 # at as many equal calls.
@@ -37,6 +39,10 @@ MIN_USUAL: Final = 10
 # may visit a node a hundred times.
 MIN_RUNS: Final = 20
 UNKNOWN_USUAL: Final = 100
+
+# Visits since the run last reached a new node: 20 of them are as serious as 30 others.
+# OpenClaw blocks at 20 equal calls.
+CYCLE_WEIGHT: Final = 1.5
 
 # A run that loops is not learned in full when it has ended, or the next loop would be
 # usual; a workload that has grown is learned in a few runs.
@@ -114,23 +120,35 @@ class UsualVisits:
         self._is_changed = True
 
 
-def visits_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
-    """Return the most visits of a node by one run, relative to the usual most."""
+def relative_visits(
+    rule: Rule, windows: WindowCache, metric: str
+) -> dict[Group, LiveValue]:
+    """Return the most visits of a node by one run, relative to the usual most.
+
+    In a runaway factor, visits without a new node count `CYCLE_WEIGHT` times.
+    """
+    cycle_weight = CYCLE_WEIGHT if metric == "runaway_factor" else 0.0
     nodes = select_nodes(rule.per, rule.match)
     runs = _ended_runs(windows)
-    values = dict.fromkeys(windows.groups(nodes).names, LiveValue(0.0))
-    for place, visits, note in _visits_of_nodes(rule, windows):
-        group = nodes.group_of(dict(zip(metrics.NODE_LABELS, place, strict=True)))
+    most: dict[Group, tuple[float, int, _RunVisits]] = {}
+    for seen in _visits_of_nodes(rule, windows):
+        labels = dict(zip(metrics.NODE_LABELS, seen.place, strict=True))
+        group = nodes.group_of(labels)
         if group is None:
             continue
-        usual = max(MIN_USUAL, windows.input.usual_visits.get(place, 0))
-        if runs.get(place[:2], 0) < MIN_RUNS:
+        usual = max(MIN_USUAL, windows.input.usual_visits.get(seen.place, 0))
+        if runs.get(seen.place[:2], 0) < MIN_RUNS:
             usual = max(UNKNOWN_USUAL, usual)
-        value = visits / usual
-        if value > values.get(group, LiveValue(0.0)).value:
-            text = f"one run has visited it {visits:,} times, usually at most {usual:,}"
-            text = f"{text}: {note}" if note else text
-            values[group] = LiveValue(value, text, usual=float(usual))
+        value = max(seen.visits, seen.cycle * cycle_weight) / usual
+        if group not in most or value > most[group][0]:
+            most[group] = value, usual, seen
+    # Costs are only looked up for a loop: nearly always, there is none.
+    is_looping = any(seen.visits > usual for _, usual, seen in most.values())
+    costs = mean_costs(nodes, rule.window, windows) if is_looping else {}
+    values = dict.fromkeys(windows.groups(nodes).names, LiveValue(0.0))
+    for group, (value, usual, seen) in most.items():
+        text = seen.text(usual, cycle_weight, costs.get(group))
+        values[group] = LiveValue(value, text, usual=float(usual))
     return values
 
 
@@ -158,6 +176,36 @@ def most_visits(
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+class _RunVisits(NamedTuple):
+    """How often one run has visited a node.
+
+    Attributes:
+        place: the node.
+        visits: all of them.
+        cycle: those since the run last reached a new node; 0 if the run has ended.
+        note: which run it is, if it is in progress.
+    """
+
+    place: NodePlace
+    visits: int
+    cycle: int = 0
+    note: str = ""
+
+    def text(self, usual: int, weight: float, cost: MeanCost | None) -> str:
+        """Return a sentence on the visits, and what those beyond the usual cost."""
+        text = (
+            f"one run has visited it {self.visits:,} times, usually at most {usual:,}"
+        )
+        if self.cycle * weight > self.visits:
+            text += f", and reached no new node for the last {self.cycle:,}"
+        if self.note:
+            text += f": {self.note}"
+        extra = self.visits - usual
+        spent = cost.of(extra) if cost is not None and extra > 0 else ""
+        visits = "visit" if extra == 1 else f"{extra:,} visits"
+        return f"{text}; the {visits} beyond that took {spent}" if spent else text
 
 
 class _LongestRun(NamedTuple):
@@ -188,9 +236,7 @@ def _runs_in_progress(
     return longest
 
 
-def _visits_of_nodes(
-    rule: Rule, windows: WindowCache
-) -> Iterator[tuple[NodePlace, int, str]]:
+def _visits_of_nodes(rule: Rule, windows: WindowCache) -> Iterator[_RunVisits]:
     """Yield nodes that one run has visited again: how often, and which run."""
     data = windows.input
     first = int((data.now - rule.window) // BUCKET_SECONDS)
@@ -198,7 +244,7 @@ def _visits_of_nodes(
         for row, visits in visits_by_row.items() if bucket >= first else ():
             key = data.view.registry.keys[row]
             if key.kind is Kind.NODE:
-                yield (key.service, key.graph, key.node), visits, ""
+                yield _RunVisits((key.service, key.graph, key.node), visits)
     for client in data.clients:
         if client.state is not ClientState.CONNECTED:
             continue
@@ -206,7 +252,7 @@ def _visits_of_nodes(
             if loop.node:
                 place = client.service, loop.graph, loop.node
                 note = f"pid {client.pid} on {client.host}, run {loop.run}"
-                yield place, loop.visits, note
+                yield _RunVisits(place, loop.visits, loop.cycle, note)
 
 
 def _ended_runs(windows: WindowCache) -> dict[Group, int]:

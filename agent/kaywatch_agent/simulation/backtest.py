@@ -155,7 +155,7 @@ def not_backtestable(rule: Rule) -> str:
             for name, metric in condition.metrics.items():
                 if metric.source is MetricSource.PROCESSES:
                     return f"{name} is not stored"
-                if name in ("run_visits_max", "node_visits_max", "visits_over_usual"):
+                if name in _OF_SINGLE_RUNS:
                     return "the visits of single runs are not stored"
                 if name == "unreached_runs":
                     return "earlier topologies are not stored"
@@ -163,6 +163,10 @@ def not_backtestable(rule: Rule) -> str:
 
 
 # -- inside --------------------------------------------------------------------------
+
+_OF_SINGLE_RUNS: Final = frozenset(
+    {"run_visits_max", "node_visits_max", "visits_over_usual", "runaway_factor"}
+)
 
 
 class _HistoryReplay:

@@ -20,6 +20,7 @@ from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.rule import Threshold
 from kaywatch_agent.rules.sentences import states_value
 from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.units import duration
 
 PLACE = {"service": "web", "graph": "shop", "node": "pay"}
 
@@ -135,7 +136,10 @@ def test_a_process_that_dies_is_reported_until_another_takes_its_place() -> None
     assert firing(harness) == [("process_died", {"service": "web"})]
     message = harness.sent[0][3]
     assert message.severity == "error"
-    assert message.summary == ("web: pid 7 on box died while running shop / pay")
+    # It had begun five seconds before the ten that passed.
+    assert message.summary == (
+        "web: pid 7 on box died while running shop / pay for 15s"
+    )
     harness.wait(3600, 60)
     assert firing(harness) == [("process_died", {"service": "web"})]
     harness.process(8, first_seen=harness.now)
@@ -179,7 +183,7 @@ def test_runs_that_end_at_an_action_without_an_edge() -> None:
     assert firing(harness) == [("dead_end", PLACE)]
     assert harness.sent[0][3].summary == (
         "web / shop / pay: 3 of 40 runs in 30m ended early: no node follows action"
-        ' "refund"'
+        ' "refund"; they took about 300ms'
     )
     harness.wait(2100, 30)
     assert firing(harness) == []
@@ -228,8 +232,8 @@ def learned_harness(usual: int) -> AlertHarness:
     return harness
 
 
-def loop(harness: AlertHarness, visits: int) -> None:
-    harness.process(7, loops=(NodeRevisits("shop", "pay", visits, "r1"),))
+def loop(harness: AlertHarness, visits: int, cycle: int = 0) -> None:
+    harness.process(7, loops=(NodeRevisits("shop", "pay", visits, "r1", cycle),))
     harness.wait(10)
 
 
@@ -245,9 +249,45 @@ def test_a_loop_is_reported_in_two_tiers(usual: int) -> None:
         f"web / shop / pay: one run has visited it {most + 1} times,"
         f" usually at most {most}: pid 7 on box, run r1"
     )
-    loop(harness, 3 * most + 1)
+    loop(harness, 3 * most - 1)
+    assert firing(harness) == [("unusual_loop", PLACE)]
+    loop(harness, 3 * most)
     assert ("runaway", PLACE) in firing(harness)
     assert harness.sent[-1][3].severity == "error"
+
+
+@pytest.mark.parametrize("usual", [2, 10, 40])
+def test_twice_the_usual_visits_without_a_new_node_are_a_runaway(usual: int) -> None:
+    harness = learned_harness(usual)
+    most = max(10, usual)
+    # A run that still reaches new nodes makes progress.
+    loop(harness, 2 * most + 5, cycle=2 * most - 1)
+    assert firing(harness) == [("unusual_loop", PLACE)]
+    loop(harness, 2 * most + 6, cycle=2 * most)
+    assert ("runaway", PLACE) in firing(harness)
+    assert harness.sent[-1][3].summary == (
+        f"web / shop / pay: one run has visited it {2 * most + 6} times, usually at"
+        f" most {most}, and reached no new node for the last {2 * most}: pid 7 on box,"
+        " run r1"
+    )
+
+
+def test_a_loop_states_what_the_visits_beyond_the_usual_cost() -> None:
+    harness = learned_harness(2)
+    harness.ran(50, seconds=0.4)
+    for metric, value in (
+        ("llm_cost_usd", 1.0),
+        ("llm_input_tokens", 40_000.0),
+        ("llm_output_tokens", 10_000.0),
+    ):
+        key = SeriesKey(Kind.COUNT, "web", "shop", "pay", metric, (("model", "m"),))
+        harness.source.add_values(key, harness.now, [value])
+    loop(harness, 40)
+
+    assert harness.sent[-1][3].summary.endswith(
+        "usually at most 10: pid 7 on box, run r1; the 30 visits beyond that took about"
+        " 12s, 30,000 tokens and $0.60"
+    )
 
 
 def test_a_loop_that_ended_does_not_become_usual_at_once() -> None:
@@ -273,7 +313,7 @@ def test_the_usual_visits_survive_a_restart() -> None:
 
 def test_a_polling_loop_of_a_new_graph_is_not_reported() -> None:
     harness = built_in_harness()
-    loop(harness, 100)
+    loop(harness, 100, cycle=98)
     assert firing(harness) == []
     loop(harness, 301)
     assert ("runaway", PLACE) in firing(harness)
@@ -355,8 +395,8 @@ def test_an_execution_that_does_not_end() -> None:
 
     assert firing(harness) == [("stuck", PLACE)]
     assert harness.sent[0][3].summary == (
-        "web / shop / pay: one execution has taken 1m 5s so far, limit 1m:"
-        " pid 7 on box, run r1"
+        "web / shop / pay: one execution has taken 1m 5s so far, limit 1m: 1m 3s more"
+        " than 99 % of executions, pid 7 on box, run r1"
     )
 
 
@@ -374,6 +414,29 @@ def test_failures_that_are_hidden(outcome: Outcome) -> None:
     assert firing(harness) == [("masked_failures", PLACE)]
 
 
+def test_failures_state_what_their_attempts_cost() -> None:
+    harness = built_in_harness()
+    node = SeriesKey(Kind.NODE, "web", "shop", "pay")
+    for _ in range(12):
+        harness.source.add_executions(node, harness.now, {Outcome.OK: 5}, attempts=3)
+        for metric, value in (
+            ("llm_wasted_cost_usd", 0.1),
+            ("llm_wasted_input_tokens", 800.0),
+            ("llm_wasted_output_tokens", 200.0),
+        ):
+            labels = (("model", "m"),)
+            key = SeriesKey(Kind.COUNT, "web", "shop", "pay", metric, labels)
+            harness.source.add_values(key, harness.now, [value])
+        harness.wait(10)
+
+    (message,) = [m for _, to, _, m in harness.sent if to == "chat"]
+    assert message.rule == "masked_failures"
+    # It fires a minute after the 20th execution.
+    assert message.cost == (
+        "100 retries; 10,000 tokens and $1.00 for failed attempts in 30m"
+    )
+
+
 def test_money_for_failed_attempts() -> None:
     harness = built_in_harness()
 
@@ -385,12 +448,13 @@ def test_money_for_failed_attempts() -> None:
     spend("llm_calls", 40.0)
     spend("llm_cost_usd", 2.0)
     spend("llm_wasted_cost_usd", 0.5)
+    spend("llm_wasted_input_tokens", 31_000.0)
     harness.wait(120)
 
     assert firing(harness) == [("wasted_spend", PLACE)]
     assert harness.sent[0][3].summary == (
-        "web / shop / pay: $0.50 of $2.00 was spent on failed attempts in 1h: 25.0 %,"
-        " above 10.0 %"
+        "web / shop / pay: $0.50 of $2.00 (31,000 tokens) was spent on failed attempts"
+        " in 1h: 25.0 %, above 10.0 %"
     )
 
 
@@ -463,15 +527,16 @@ def test_an_alert_on_latency_states_the_executions_and_the_slowest() -> None:
         " (33 executions in 5m, the slowest 30s)"
     )
     assert message.next_step and not message.note
+    assert message.cost == "41s more than allowed in 5m"
 
 
 @pytest.mark.parametrize(
     ("usual", "now", "earlier", "fires"),
     [
-        (0.1, 0.35, 1000, True),
-        (0.1, 0.25, 1000, False),
-        (0.1, 0.35, 900, False),
-        (0.01, 0.09, 1000, False),
+        (0.1, 0.35, 100, True),
+        (0.1, 0.25, 100, False),
+        (0.1, 0.35, 99, False),
+        (0.01, 0.09, 100, False),
     ],
 )
 def test_a_node_that_is_slower_than_usual(
@@ -485,9 +550,87 @@ def test_a_node_that_is_slower_than_usual(
 
     assert firing(harness) == ([("slow", PLACE)] if fires else [])
     if fires:
-        assert harness.sent[0][3].summary.startswith(
-            "web / shop / pay: executions take 350ms on average, usually 100ms ("
+        assert harness.sent[0][3].summary == (
+            "web / shop / pay: executions take 350ms on average, 100ms in the 24 hours"
+            " before: 35s more (140 in 5m)"
         )
+
+
+def test_a_new_node_is_compared_with_the_hour_before() -> None:
+    harness = built_in_harness()
+    harness.now += 1200
+    harness.ran(100, seconds=0.1, ago=900)
+    for _ in range(10):
+        harness.ran(20, seconds=0.5)
+        harness.wait(10)
+
+    assert firing(harness) == [("slow", PLACE)]
+    assert " on average, 100ms in the 55m before: " in harness.sent[0][3].summary
+
+
+def run_at_night(harness: AlertHarness, hours: float, seconds: float) -> None:
+    """Let a node run for hours; from 02:00 to 03:00, it always takes two seconds."""
+    for _ in range(round(hours * 6)):
+        is_night = harness.now // 3600 % 24 == 2
+        harness.ran(30, seconds=2.0 if is_night else seconds)
+        harness.wait(600, 300)
+
+
+def test_a_node_that_is_slow_every_night_is_not_slow_but_one_at_noon_is() -> None:
+    harness = built_in_harness()
+    # The first night is compared with the day before; every other night is usual.
+    run_at_night(harness, 30, 0.2)
+    first = [message.rule for *_, message in harness.sent]
+    harness.sent.clear()
+    run_at_night(harness, 24, 0.2)
+    assert (set(first), harness.sent) == ({"slow"}, [])
+    run_at_night(harness, 0.5, 1.0)
+
+    assert firing(harness) == [("slow", PLACE)]
+    summary = harness.sent[0][3].summary
+    assert "1s on average, 200ms in the same hours of yesterday: " in summary
+
+
+def test_what_took_long_for_months_is_forgotten_in_a_day() -> None:
+    harness = built_in_harness()
+    run_at_night(harness, 30, 5.0 / 3.0)
+    run_at_night(harness, 26, 0.2)
+    harness.sent.clear()
+    run_at_night(harness, 1, 1.0)
+
+    assert ("slow", PLACE) in firing(harness)
+
+
+@pytest.mark.parametrize(
+    ("calls_model", "earlier", "now", "limit"),
+    [
+        (True, 100, 15.0, None),
+        (True, 100, 17.0, 16.0),
+        (True, 0, 8.0, 5.0),
+        (False, 100, 8.0, 5.0),
+    ],
+)
+def test_a_model_may_take_twice_as_long_as_usual(
+    calls_model: bool, earlier: int, now: float, limit: float | None
+) -> None:
+    harness = built_in_harness()
+    if earlier:
+        harness.ran(earlier, seconds=8.0, ago=1800)
+    for _ in range(10):
+        harness.ran(20, seconds=now)
+        if calls_model:
+            labels = (("model", "m"),)
+            key = SeriesKey(Kind.COUNT, "web", "shop", "pay", "llm_calls", labels)
+            harness.source.add_values(key, harness.now, [20.0])
+        harness.wait(10)
+
+    assert firing(harness) == ([("avg_execution_time_max", PLACE)] if limit else [])
+    if limit:
+        message = harness.sent[0][3]
+        assert (message.threshold, message.clear) == (limit, 0.9 * limit)
+        # The message is sent after a minute.
+        excess = duration(140 * (now - limit))
+        assert message.cost == f"{excess} more than allowed in 5m"
 
 
 def test_an_hour_of_healthy_operation_is_silent() -> None:

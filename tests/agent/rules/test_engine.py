@@ -611,7 +611,9 @@ def test_a_node_that_is_at_work_for_too_long() -> None:
     harness.process(7, in_flight=(InFlight("shop", "pay", harness.now, "r1"),))
     assert harness.wait(15) == []
     assert harness.wait(10) == FIRING
-    assert harness.only.note == "pid 7 on box, run r1"
+    assert harness.only.note == (
+        "23s more than 99 % of executions, pid 7 on box, run r1"
+    )
     harness.process(7, in_flight=())
     assert harness.wait(5) == RESOLVED
 

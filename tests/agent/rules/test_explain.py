@@ -45,6 +45,18 @@ def test_a_node_whose_usual_value_is_unknown_has_no_data_yet() -> None:
     assert group.text == "no data: it has not been observed for long enough"
 
 
+def test_what_a_node_is_compared_with_is_stated_while_it_does_not_fire() -> None:
+    slow = {"name": "slow", "metric": "latency_over_usual", "op": ">", "value": 3.0}
+    harness = AlertHarness(slow)
+    harness.ran(100, seconds=0.2, ago=1800)
+    harness.ran(50, seconds=0.3)
+
+    (group,) = groups(harness, "slow")
+    assert group.text == (
+        "not met: 300ms on average, 200ms in the 24 hours before: 5s more"
+    )
+
+
 def test_all_metrics_of_an_expression_are_there() -> None:
     when = {"name": "busy", "when": "latency_p95 > 2 and throughput > 9", "for": "0"}
     harness = AlertHarness(when)

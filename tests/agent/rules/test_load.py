@@ -49,7 +49,7 @@ def test_without_configuration_the_usual_failures_are_reported() -> None:
         "slow": ("latency_over_usual", 3.0),
         "silent": ("missing_runs", 30.0),
         "unusual_loop": ("visits_over_usual", 1.0),
-        "runaway": ("visits_over_usual", 3.0),
+        "runaway": ("runaway_factor", 3.0),
         "masked_failures": ("masked_rate", 0.2),
         "wasted_spend": ("llm_wasted_share", 0.1),
         "cost_per_run": ("cost_over_usual", 2.0),

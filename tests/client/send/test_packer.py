@@ -421,9 +421,9 @@ def test_the_run_with_the_most_visits_of_a_node_is_sent(
     recorder.runs.add(Spinning("g", 8, {"a": 2, "b": 5}))
     long, short = recorder.run_ids.text(7), recorder.run_ids.text(8)
     assert take(packer).sections["loops"] == [
-        ("g", "", 15, long),
-        ("g", "b", 5, short),
-        ("g", "a", 3, long),
+        ("g", "", 15, long, 0),
+        ("g", "b", 5, short, 0),
+        ("g", "a", 3, long, 0),
     ]
     assert packer.take() is None
     recorder.runs.clear()

@@ -27,7 +27,7 @@ const NOT_STORED = new Map([
   ...because(
     "the present is compared with what is usual, and the result is not stored",
     ...["latency_over_usual", "cost_over_usual", "visits_over_usual"],
-    ...["missing_runs", "action_drift"],
+    ...["missing_runs", "action_drift", "runaway_factor"],
   ),
   ...because(
     "the state of processes is known for the present only",

@@ -56,6 +56,8 @@ def _show_state(answer: Json, rule: Json | None) -> None:
     output.print_wrapped(f"id {alert['id']}, severity {alert['severity']}")
     if alert["note"]:
         output.print_wrapped(alert["note"])
+    if alert["cost"]:
+        output.print_wrapped(f"cost: {alert['cost']}")
     if alert["next_step"]:
         output.print_wrapped(f"next step: {alert['next_step']}")
 

@@ -47,7 +47,7 @@ _FIELDS: Final = (
     *("id", "rule", "severity", "labels", "fingerprint", "dedup_key", "episode"),
     *("condition", "value", "threshold", "clear", "worst", "unit", "window_seconds"),
     *("executions", "errors", "completeness", "reason", "transition", "history"),
-    *("host", "flapping", "note", "next_step"),
+    *("host", "flapping", "note", "next_step", "cost"),
 )
 _TIMES: Final = ("started", "fired", "worst_at", "ended")
 _EVIDENCE_FIELDS: Final = (
