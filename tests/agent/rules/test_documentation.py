@@ -115,16 +115,6 @@ def test_the_metrics_are_those_that_there_are() -> None:
     assert documented(set(WAYS)) == set()
 
 
-def test_the_built_in_rules_are_those_that_there_are() -> None:
-    table = WRITTEN.partition("## Without configuration")[2].partition("\n## ")[0]
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
-    rules = load.load({}).rules
-
-    assert [(row[0][3:-1], row[2], row[3].rstrip(" |")) for row in rows] == [
-        (name, rules[name].severity, ", ".join(rules[name].per)) for name in BUILT_IN
-    ]
-
-
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if e is not TEST])
 def test_an_example_loads(example: str) -> None:
     # The secrets' files are not there.
