@@ -51,8 +51,8 @@ Examples:
   kaywatch run -- python app.py
   kaywatch run --service shop --tag zone=b -- gunicorn shop:app
 
-Exit codes: that of COMMAND; 2 for a usage error, 126 if COMMAND cannot be
-executed, 127 if it is not found."""
+Exit codes: the exit code of COMMAND; 2 for a usage error, 126 if COMMAND cannot
+be executed, 127 if it is not found."""
 
 
 def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
@@ -93,7 +93,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--service",
         metavar="NAME",
-        help="the name to report under (default: the program's)",
+        help="the name to report under (default: the program's name)",
     )
     parser.add_argument(
         "--endpoint",
@@ -107,7 +107,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         type=_tag,
         action="append",
         default=[],
-        help="a label of these processes, such as zone=b; may be repeated",
+        help="a tag of these processes, such as zone=b; repeatable",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser

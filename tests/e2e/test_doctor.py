@@ -62,7 +62,7 @@ sys.stdin.read()
 
 
 class Report:
-    """What `kaywatch doctor --json` printed."""
+    """The output of `kaywatch doctor --json`."""
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code
@@ -159,7 +159,7 @@ def test_without_an_agent_the_other_checks_run(short: Path) -> None:
 
     assert process.returncode == report.code == 1
     assert process.stdout.startswith(
-        f"No agent answers at {url}; checks that need none"
+        f"No agent answers at {url}; only some checks are possible"
     )
     assert report.status("agent", "no agent answers", "kaywatch serve") == "problem"
     assert report.status("socket", "no such file") == "problem"
@@ -218,7 +218,7 @@ def test_an_agent_of_another_version_is_named(short: Path) -> None:
 
 @contextmanager
 def serve_json(answers: dict[str, Any]) -> Iterator[str]:
-    """Serve JSON by its path, and 401 at all others."""
+    """Serve JSON at some paths, and respond with 401 at all others."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -266,7 +266,7 @@ def test_a_socket_without_a_listener_is_a_problem(agent: Agent) -> None:
     report = doctor_for(agent, "socket")
 
     assert report.status("no process listens", "replaces the socket") == "problem"
-    # The paths where clients look are shown.
+    # The result names the paths where clients look.
     assert report.status("look at /", f"unix://{agent.socket}") == "warning"
 
 
@@ -336,7 +336,7 @@ def test_an_agent_with_a_self_signed_certificate(short: Path) -> None:
 
     assert agent.url.startswith("https://")
     assert strange.status("is not trusted here", "SSL_CERT_FILE") == "problem"
-    # In a day, less the seconds since it was made.
+    # One day, minus the seconds since the certificate was created.
     assert strange.status("the certificate of", "expires in") == "warning"
     assert trusting.status("answers at", agent.url) == "ok"
 
@@ -575,7 +575,7 @@ def test_risky_settings_are_warnings(short: Path) -> None:
     os.chmod(path, 0o644)
     report = doctor("configuration", "--config", str(path))
 
-    assert report.status("receiver.ops.url: a secret in the") == "warning"
+    assert report.status("receiver.ops.url: the configuration file") == "warning"
     assert report.status("every user can read it", "chmod o-r") == "problem"
     assert report.status("rules that notify no receiver: mute") == "warning"
     assert report.status("receiver.spare: no rule notifies it") == "warning"

@@ -45,7 +45,7 @@ def graph_table(graphs: Sequence[Json]) -> Table:
 
 
 def runs_table(runs: Sequence[Json], now: float) -> RenderableType:
-    """Return a table of the runs in progress: those in trouble, then the oldest."""
+    """Return a table of runs in progress: runs in trouble first, then the oldest."""
     table = plain_table(
         *("graph", "run", "node", "visits", "age", "trouble"),
         words=("run", "node", "trouble"),
@@ -134,7 +134,7 @@ def _list_fields(stats: Json) -> list[tuple[str, str]]:
 
 def _never_run(stats: Json) -> str:
     if stats["never_run"] is None:
-        return "unknown: no client has sent the wiring"
+        return "unknown: no client has sent the topology"
     return ", ".join(stats["never_run"]) or "none"
 
 

@@ -48,7 +48,8 @@ def main() -> None:
         _print_error(error)
         sys.exit(FAILURE)
     except BrokenPipeError:
-        # The reader, such as `head`, has ended; the flush at exit must not fail on it.
+        # The reader of the pipe, such as `head`, has ended: the flush at exit must not
+        # fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -75,7 +76,7 @@ def _print_error(error: Exception) -> None:
 def kaywatch() -> None:
     """Production monitoring for KayGraph and PocketFlow applications.
 
-    An agent on each host receives what applications push, stores it, and reports it: in
-    the terminal, over HTTP, and by alerts. An application pushes if it is started with
-    `kaywatch run`, or calls kaywatch.instrument().
+    An agent on each host receives events from applications, stores them, and reports
+    them in the terminal, over HTTP, and as alerts. An application sends events if it is
+    started with `kaywatch run`, or calls kaywatch.instrument().
     """

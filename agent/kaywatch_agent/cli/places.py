@@ -50,7 +50,7 @@ def fetch_graphs(url: str, query: Query) -> list[Entry]:
     ever = {_graph_key(g): g for g in _graphs(url, {**query, "window": None})}
     for graph in _graphs(url, query):
         known = ever.get(_graph_key(graph), graph)
-        # A graph without any run has nothing conspicuous.
+        # If the graph has never run, it is normal that no node was reached.
         missing = known["never_run"] if known["total_executions"] else []
         graphs.append({**graph, "never_reached": missing or []})
     return sorted(graphs, key=_graph_key)

@@ -19,7 +19,7 @@ NAME_FIX: Final = (
 
 
 def describe_shared_names(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each name that stands for many, with its source.
+    """Return a line for each name of many nodes or graphs, with its source.
 
     Args:
         nodes: of `/api/v1/nodes`.

@@ -160,7 +160,7 @@ def _show_completeness(
 
 
 def _summarize_completeness(total: Json, clients: Sequence[Json]) -> str:
-    """Return how many events arrived; all, if every process ended in an orderly way."""
+    """Return how many events arrived: `all` if all processes ended in order."""
     dropped = sum(total["dropped"].values())
     events = f"{total['received'] + dropped:,} events arrived"
     if dropped or total["deaths"]:

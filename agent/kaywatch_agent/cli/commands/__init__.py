@@ -1,7 +1,7 @@
-"""The commands, by the chapters of `kaywatch --help`, and how they are loaded.
+"""Lists the commands by chapter of `kaywatch --help`, and imports them when used.
 
-A module is imported when its command is used. The agent, which runs for months, then
-does not hold the modules of `top` and `doctor` in memory.
+The agent runs for months, so it must not keep the modules of `top` and `doctor` in
+memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CHAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose module, which imports the whole agent, is imported when used."""
+    """A group that is imported when used: its module imports the whole agent."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return self._group.list_commands(ctx)
@@ -70,7 +70,7 @@ _LAZY_GROUPS: Final = {
 
 @cache
 def load_command(name: str) -> click.Command | None:
-    """Return the command with a name; None if there is none."""
+    """Return the command with a name; None for an unknown name."""
     if name in _LAZY_GROUPS:
         return LazyGroup(name, help=_LAZY_GROUPS[name])
     for modules in CHAPTERS.values():

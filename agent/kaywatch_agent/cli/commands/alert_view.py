@@ -96,8 +96,9 @@ def _format_outlook(alert: Json, rule: Json | None) -> str:
         case "ok":
             reason = f" ({alert['reason']})" if alert["reason"] else ""
             if alert["reason"] == "no_data":
-                return "its data stopped, so it was not confirmed healthy"
-            return f"resolved{reason}; it fired {alert['episode']} times so far"
+                return "the data stopped, so recovery is not confirmed"
+            times = output.plural(alert["episode"], "time")
+            return f"resolved{reason}; fired {times} so far"
     reason = " without data" if alert["reason"] == "no_data" else ""
     flapping = ", flapping" if alert["flapping"] else ""
     return f"firing: episode {alert['episode']}{reason}{flapping}"
@@ -131,7 +132,7 @@ def _format_evaluation(entry: Json, unit: str) -> str:
     if entry.get("threshold") is not None:
         text += f", limit {output.limit(entry, unit)}"
     if entry["executions"]:
-        # Of a duration, nobody asks how many executions failed.
+        # The number of failures explains a share, but not a duration.
         failed = f"{entry['errors']:,}/{entry['executions']:,} failed"
         executions = output.plural(entry["executions"], "execution")
         text += f"; {failed if unit == 'ratio' else executions}"
@@ -142,7 +143,7 @@ def _format_evaluation(entry: Json, unit: str) -> str:
 
 
 def _show_notifications(answer: Json, rule: Json | None) -> None:
-    """Show who was notified, who was not and why, and the episode's messages."""
+    """Show the state of each receiver, and the episode's messages to it."""
     _show_heading("Notifications (UTC)")
     alert, now = answer["alert"], answer["timestamp"]
     for receiver in answer["receivers"]:
@@ -154,7 +155,7 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
         for message in messages:
             if message["subject"]["episode"] in episodes:
                 output.print_wrapped(_format_message(**message), "    ")
-        # An Alertmanager gets all firing alerts again and again, without messages in
+        # An Alertmanager is sent all firing alerts at an interval, without messages in
         # the outbox.
         if last and not messages and receiver["type"] != "alertmanager":
             output.print_wrapped("its messages are no longer stored", "    ")
@@ -173,8 +174,7 @@ def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
         text = f"notified ({last['last']}) {duration(now - last['at'])} ago"
         if receiver["type"] == "alertmanager":
             text += ", and repeatedly while it fires"
-    # Another receiver's fallback delivers messages without being a receiver of the
-    # rule.
+    # A fallback delivers messages of another receiver, and need not be one of the rule.
     elif receiver["messages"]:
         text = "notified as a fallback"
     else:
@@ -204,7 +204,7 @@ def _format_message(subject: Json, message: Json) -> str:
     """Return the part of a message about an alert, and the message's status."""
     kind = subject["kind"] + (" and resolved" if subject["resolved"] else "")
     text = f"{output.utc_time(message['created'])}  {kind}: {output.delivery(message)}"
-    # The id is what `kaywatch outbox retry` needs.
+    # `kaywatch outbox retry` needs the id.
     if message["status"] == "dead":
         text += f"; {message['id']}"
     others = len(message["alerts"]) - 1
@@ -238,7 +238,7 @@ def _show_context(answer: Json) -> None:
         output.print_wrapped(f"errors: {', '.join(counts)}")
     if context["transition"]:
         output.print_wrapped(f"action {context['transition']}")
-    # Failures of an outage are alike: listing five equal ones says no more.
+    # The failures of an outage are alike, so equal ones share a line.
     for text, group in itertools.groupby(context["evidence"], _format_failure):
         first, *more = group
         # Clients of other languages may report failures without a time.
@@ -248,6 +248,6 @@ def _show_context(answer: Json) -> None:
 
 
 def _format_failure(failure: Any) -> str:
-    # A message of several lines would look like entries of its own.
+    # The lines of a message would look like further entries.
     message = " ".join(failure["message"].split())
     return f"{failure['node']}  {failure['type']}" + (f": {message}" if message else "")

@@ -50,7 +50,7 @@ def alerts(
 ) -> None:
     """List firing and pending alerts, the most severe first.
 
-    Below the table are the receivers that are not notified, with the reason.
+    The receivers that are not notified are listed below the table, with the reason.
     `kaywatch why` explains one alert.
     """
     state = None if everything else "active"
@@ -76,7 +76,7 @@ def alerts(
         "kaywatch why Draft-is-slow",
         "kaywatch why error_rate_max node=Refund",
         "kaywatch why 5654e8b4  # an id of kaywatch alerts --json",
-        exits="1 there is no such alert or rule, or the agent does not answer.",
+        exits="1 the alert or rule is unknown, or the agent does not answer.",
     )
 )
 @click.argument("alert")
@@ -89,7 +89,7 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     node=pay, selects one of the rule's alerts.
     """
     wanted = dict(_parse_label(text) for text in labels)
-    # A rule whose name consists of such digits has to be named by its alert's id.
+    # Such a text is always an id: a rule with such a name needs the id of its alert.
     if re.fullmatch(r"[0-9a-f]{4,16}", alert):
         rows = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
         ids = [row["id"] for row in rows]
@@ -99,8 +99,7 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     answer = _fetch_rule(alert, url)
     matching = [row for row in answer["alerts"] if _matches(row, wanted)]
     active = [row for row in matching if row["state"] != "ok"]
-    # A rule is usually asked about because of what it does now; resolved alerts are
-    # meant only if their labels are given.
+    # Without labels, the question is about the present: resolved alerts are left out.
     candidates = active or (matching if wanted else [])
     if len(candidates) == 1:
         _explain_alert(candidates[0]["id"], url, as_json)
@@ -151,7 +150,7 @@ def _explain_alert(name: str, url: str, as_json: bool) -> None:
     try:
         rule = _fetch_rule(answer["alert"]["rule"], url)["rule"]
     except AgentRefused:
-        rule = None  # it was removed, and its alerts are still known
+        rule = None  # a removed rule, whose alerts are still known
     show_alert(answer, rule)
 
 
@@ -167,7 +166,8 @@ def _explain_inactive_rule(answer: Json, nearest: Sequence[Json], wanted: Json) 
         output.print_wrapped(f"the last evaluation was {duration(elapsed)} ago")
     if rule["refused"]:
         output.print_wrapped(
-            f"{rule['refused']:,} alerts are dropped: the rule has too many"
+            f"{rule['refused']:,} alerts are dropped: the rule has more than"
+            " alerting.max_alerts_per_rule"
         )
     if not rule["receivers"]:
         output.print_wrapped("not notified: no receiver is configured")
@@ -199,7 +199,7 @@ def _format_value(group: Json, unit: str) -> str:
 
 
 def _format_other_metrics(group: Json) -> str:
-    """Return the metrics of a rule's expression besides the one that is shown."""
+    """Return the other metrics of a rule's expression."""
     others = {k: v for k, v in group["metrics"].items() if v != group["value"]}
     parts = [f"{k} {'-' if v is None else f'{v:.4g}'}" for k, v in others.items()]
     return f" ({', '.join(parts)})" if parts else ""
@@ -221,7 +221,9 @@ def _fetch_rule(name: str, url: str) -> Any:
 def _parse_label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise click.UsageError(f'invalid label "{text}": expected one such as node=pay')
+        raise click.UsageError(
+            f'invalid label "{text}": expected LABEL=VALUE, such as node=pay'
+        )
     # Matchers have quotes, and so may labels that are copied from one.
     return name, value.strip('"')
 

@@ -1,4 +1,4 @@
-"""`kaywatch capture` and `kaywatch replay`: record what clients send, and send it."""
+"""`kaywatch capture` and `kaywatch replay`: record and resend messages of clients."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def _parse_speed(text: str) -> float:
         speed = math.nan
     # NaN is not greater than 0 either.
     if not speed > 0:
-        raise ValueError(f'invalid speed "{text}": expected a number, or max')
+        raise ValueError(
+            f'invalid speed "{text}": expected a number such as 10, or max'
+        )
     return speed
 
 
@@ -98,7 +100,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
         click.echo(f"  {missed} missed: the capture was too slow")
     if progress.unredacted:
         malformed = output.plural(progress.unredacted, "message")
-        click.echo(f"  {malformed} left out: malformed, so not redactable")
+        click.echo(f"  {malformed} left out, because it cannot be redacted")
     if progress.problem:
         raise CaptureError(f"the capture ended early: {progress.problem}")
 
@@ -125,7 +127,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
     is_flag=True,
     help="Keep the times of events.  [default: shift them]",
 )
-@click.option("--info", is_flag=True, help="Show what FILE holds, and send nothing.")
+@click.option("--info", is_flag=True, help="Show what FILE contains; send nothing.")
 @options.json
 @options.socket
 @options.url
@@ -138,7 +140,7 @@ def replay(
     socket: str,
     url: str,
 ) -> None:
-    """Send what `kaywatch capture` recorded into FILE to an agent.
+    """Send a capture in FILE to an agent.
 
     Clients get new ids, so that every replay counts, and times are shifted to now.
     """
@@ -159,10 +161,10 @@ def replay(
 
 
 def _find_socket(socket: str, url: str) -> str:
-    """Return the agent's socket: `--socket`, or the first one that is known.
+    """Return the agent's socket.
 
-    That is where clients of this environment push to; else the socket of the agent
-    that the other commands read from; without its answer, the default paths.
+    In this order: `--socket`; KAYWATCH_ENDPOINT, as for clients; the socket that the
+    agent at `--url` reports; the default paths, if no agent answers.
     """
     if socket:
         return socket
@@ -172,8 +174,7 @@ def _find_socket(socket: str, url: str) -> str:
         except KaywatchError as error:
             raise click.UsageError(f"KAYWATCH_ENDPOINT: {error}") from None
     try:
-        # The agent knows its socket, which may be configured; the default paths are a
-        # guess.
+        # The default paths are only a guess, because the socket can be configured.
         return str(fetch("/api/v1/clients", url=url)["socket"])
     except QueryError:
         # An explicit address that does not answer must not be replaced by another
@@ -190,7 +191,7 @@ def _replay(
     from kaywatch_agent.capture import replay as replaying
 
     def show(progress: ReplayProgress) -> None:
-        # The share is one of bytes: the number of messages is unknown before the end.
+        # A share of bytes, because the number of messages is unknown before the end.
         share = reader.position / max(1, reader.size)
         line.show(lambda: f"{share:4.0%}  {_format_replay(progress)}")
 

@@ -16,7 +16,7 @@ __all__ = ["demo"]
         "kaywatch demo",
         "kaywatch demo --seconds 20",
         "kaywatch demo --fault runaway",
-        exits="1 the agent and the application counted different figures.",
+        exits="1 the counts of the agent and of the application differ.",
     )
 )
 @click.option(
@@ -51,7 +51,7 @@ def demo(
     """Run an agent and a sample application.
 
     The application uses PocketFlow, and some of its nodes fail now and then.
-    Notifications are printed, and nothing is stored. Install it with
+    Notifications are printed, and nothing is stored. The demo needs
     `pip install 'kaywatch[demo]'`.
     """
     from kaywatch_agent.cli.demo.runner import run_demo

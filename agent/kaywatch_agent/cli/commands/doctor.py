@@ -60,22 +60,22 @@ COLOURS: Final = {
 def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
     """Diagnose the agent and its environment, and suggest fixes.
 
-    Checks the agent, its configuration, socket, clients, clock, store, receivers,
-    brokers, service and host, and the environment of applications started here; with
-    SECTION, only these. Nothing is changed, and nothing is sent: receivers are only
-    connected to. The agent need not run.
+    Check the agent, its configuration, socket, clients, clock, store, receivers,
+    brokers, service and host, and the environment of applications started here. With
+    SECTION, run only the checks of these sections. Change and send nothing; only
+    connect to receivers. The agent need not run.
 
-    Some checks need the agent's user or root. What cannot be checked is listed with
-    the reason.
+    Some checks need the agent's user or root. Checks that are not possible are listed
+    with the reason.
     """
-    # These import the whole agent.
+    # Imported here, because these modules import the whole agent.
     from kaywatch_agent.cli.doctor.checks import run_checks
     from kaywatch_agent.cli.doctor.context import Options, gather
 
     # Gathered once, so that all checks judge the same state.
     context = gather(Options(**values))
     if context.health is None and not as_json:
-        click.echo(f"No agent answers at {context.url}; checks that need none:")
+        click.echo(f"No agent answers at {context.url}; only some checks are possible:")
     everything: list[tuple[str, CheckResult]] = []
     for section, results in run_checks(context, sections or SECTIONS):
         everything += [(section, result) for result in results]

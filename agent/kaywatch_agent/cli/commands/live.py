@@ -31,7 +31,7 @@ __all__ = ["tail", "top"]
     type=click.Choice(list(SORTS)),
     default="errors",
     show_default=True,
-    help="Sort by name, or by a figure, the largest first.",
+    help="Sort by name, or by a figure with the largest first.",
 )
 @options.filters("service", "graph")
 @options.filters("node", repeatable=True)
@@ -41,7 +41,7 @@ __all__ = ["tail", "top"]
     type=options.duration(0.2),
     default="1s",
     show_default=True,
-    help="Time between two requests.",
+    help="The time between two updates.",
 )
 @click.option("--once", is_flag=True, help="Print the nodes once, and exit.")
 @options.agent
@@ -59,7 +59,7 @@ def top(
     Press q to quit, ? for help on keys. Without a terminal, the nodes are printed once.
     """
     query = Query(nodes=node, **filters)
-    # In a pipe, the redrawing of a screen would be escape sequences.
+    # A screen that redraws itself would fill a pipe with escape sequences.
     if once or as_json or not console().is_interactive:
         top_view.show(url, query, sort, as_json)
     else:
@@ -89,9 +89,9 @@ def top(
     "--slower-than",
     type=options.duration(),
     metavar="DURATION",
-    help="Include only what took longer, such as 2s.",
+    help="Include only executions and runs that took longer, such as 2s.",
 )
-@click.option("--runs", is_flag=True, help="Include ended runs of graphs.")
+@click.option("--runs", is_flag=True, help="Include runs of graphs when they end.")
 @click.option(
     "--rate",
     metavar="N",

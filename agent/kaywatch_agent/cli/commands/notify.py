@@ -25,7 +25,7 @@ POLL_SECONDS: Final = 0.2
 
 MAX_SHOWN_ALERTS: Final = 3
 
-# The highest limit of the list; an id's first characters are looked up in it.
+# The highest limit that the agent accepts: the start of an id is looked up in the list.
 MAX_DEAD: Final = 10_000
 
 _STATES: Final = {True: "up", False: "down", None: "not used yet"}
@@ -57,7 +57,7 @@ def list_receivers(url: str, as_json: bool) -> None:
 @notify.command(
     epilog=epilog(
         "kaywatch notify test ops",
-        exits="1 the test was not delivered, or there is no such receiver.",
+        exits="1 the test was not delivered, or the receiver is unknown.",
     )
 )
 @click.argument("receiver")
@@ -65,7 +65,7 @@ def list_receivers(url: str, as_json: bool) -> None:
 def test(receiver: str, url: str) -> None:
     """Send RECEIVER a test alert that fires and resolves.
 
-    Both messages are marked as tests. Wait until they are delivered.
+    Both messages are marked as tests. The command waits until they are delivered.
     """
     # Earlier tests are still in the outbox; the response does not name the new ones.
     earlier = {message["id"] for message in _test_messages(receiver, url)}
@@ -82,7 +82,7 @@ def test(receiver: str, url: str) -> None:
         if len(messages) == 2 and all(m["status"] != "pending" for m in messages):
             break
         time.sleep(POLL_SECONDS)
-    # The list has the newest first; people read the firing message first.
+    # The list begins with the newest; people read the firing message first.
     for message in reversed(messages):
         summary = message["alerts"][0]["summary"]
         click.echo(clean(f"{summary}: {output.delivery(message)}"))
@@ -161,7 +161,7 @@ def _show_receivers(answer: Json) -> None:
 def _show_messages(answer: Json) -> None:
     messages = answer["notifications"]
     if not messages:
-        click.echo("No such messages.")
+        click.echo("No message matches.")
     for message in messages:
         age = duration(answer["timestamp"] - message["created"])
         click.echo(

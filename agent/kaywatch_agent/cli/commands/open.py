@@ -25,19 +25,19 @@ __all__ = ["open_page"]
         " cannot open.",
     ),
 )
-@options.filters("service", "graph", "node")
+@options.filters("service", "graph", "node", verb="Open the page at")
 @options.url
 def open_page(url: str, **filters: str | None) -> None:
     """Open the agent's web page in a browser.
 
-    The address is printed, too. On a machine without a browser, forward the port from
-    one that has a browser: `ssh -L 9477:127.0.0.1:9477 HOST`.
+    The address is printed, too. To view the page of a host without a browser, forward
+    its port: `ssh -L 9477:127.0.0.1:9477 HOST`.
     """
     # A browser would show its own error page, without the fix.
     fetch("/health", url=url)
     address = _page_address(url, filters)
     click.echo(address)
-    # On a server, the address is all that is needed, so that this is no failure.
+    # Not a failure: on a server, the address is all that people need.
     if not webbrowser.open(address):
         click.echo(
             "This machine has no browser. Open the address in one that can reach the"

@@ -37,8 +37,8 @@ socket = click.option(
     "--socket",
     metavar="PATH",
     default="",
-    help="The agent's socket.  [default: KAYWATCH_ENDPOINT, or as the agent at --url"
-    " says, or where clients look]",
+    help="The agent's socket.  [default: KAYWATCH_ENDPOINT, or the socket of the agent"
+    " at --url, or where clients look]",
 )
 
 
@@ -55,7 +55,7 @@ def limit(default: int) -> Callable[[F], F]:
         type=click.IntRange(1, 10_000),
         default=default,
         show_default=True,
-        help="Show at most N.",
+        help="Show at most N entries.",
     )
 
 
@@ -75,21 +75,22 @@ def window(default: str | None) -> Callable[[F], F]:
 def _check_window(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> str | None:
-    """Return the window as it is, once it is valid: the agent parses it."""
+    """Validate a window; return it unchanged, because the agent parses it."""
     if value is not None:
-        # The agent would reject it, too, but a usage error exits with 2 and not with 1.
+        # The agent would reject it, too, but a usage error must exit with 2, not 1.
         duration(0.001).convert(value, param, ctx)
     return value
 
 
-def filters(*names: str, repeatable: bool = False) -> Callable[[F], F]:
+def filters(
+    *names: str, repeatable: bool = False, verb: str = "Include only"
+) -> Callable[[F], F]:
     """Return the options `--service`, `--graph` and `--node`."""
 
     def decorate(command: F) -> F:
-        # Decorators apply from the last to the first; `--help` then lists them in
-        # order.
+        # Decorators apply from the last to the first, so `--help` lists them in order.
         for name in reversed(names):
-            text = f"Include only this {name}{'; repeatable' if repeatable else ''}."
+            text = f"{verb} this {name}{'; repeatable' if repeatable else ''}."
             command = click.option(
                 f"--{name}", metavar="NAME", multiple=repeatable, help=text
             )(command)
@@ -143,8 +144,8 @@ def check_target(name: str, target: str | None, everything: bool) -> None:
     """Check that a command was given either a target or `--all`.
 
     Raises:
-        click.UsageError: it was given neither, or both, or an empty target, which an
-            unset variable of a script causes; it must not stand for all.
+        click.UsageError: neither or both were given, or the target is empty. An unset
+            variable in a script must not select everything.
     """
     if (target is None) is not everything or target == "":
         raise click.UsageError(f"expected either {name} or --all")

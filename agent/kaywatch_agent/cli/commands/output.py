@@ -59,7 +59,7 @@ def print_result(result: Any, as_json: bool, render: Callable[[Any], object]) ->
 
 def print_message_body(body: object) -> None:
     """Print the body of a notification as indented JSON."""
-    # Receivers show the characters themselves, so they are shown here, too.
+    # Receivers show such characters as they are, and so should this preview.
     text = json.dumps(body, indent=2, ensure_ascii=False)
     for line in textwrap.indent(text, " " * 8).splitlines():
         click.echo(clean(line))
@@ -103,7 +103,7 @@ def print_wrapped(text: str, indent: str = "  ") -> None:
     if len(line) > width:
         lines = textwrap.wrap(line, width, subsequent_indent=f"{indent}  ")
     for line in lines:
-        # The line is wrapped already; rich would break long words such as URLs.
+        # Wrapped already; rich would break long words such as URLs.
         out.print(line, soft_wrap=True)
 
 
@@ -113,7 +113,7 @@ def add_colour(word: str) -> Text:
 
 
 def alert_state(alert: Json) -> Text:
-    """Return an alert's state in its colour; one whose data stopped is not fine."""
+    """Return an alert's state in its colour; `ok` without data is `no data`."""
     if alert["state"] == "ok" and alert["reason"] == "no_data":
         return Text("no data", "dim")
     return add_colour(alert["state"])

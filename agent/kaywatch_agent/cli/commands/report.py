@@ -26,7 +26,7 @@ __all__ = ["report"]
     type=options.duration(10),
     default="24h",
     show_default=True,
-    help="How far back.",
+    help="The length of the period, which ends now.",
 )
 @click.option(
     "-o",

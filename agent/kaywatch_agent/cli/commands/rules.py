@@ -81,7 +81,7 @@ def check(file: str | None) -> None:
 def test(file: str, bodies: bool, as_json: bool) -> None:
     """Run tests of rules and messages on a virtual clock.
 
-    FILE states what happens when, and which alerts and messages are expected;
+    FILE describes events at given times, and the expected alerts and messages;
     docs/alerts.md has an example.
     """
     cases, config = rule_tests.read_tests(Path(file))
@@ -108,7 +108,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
     default="7d",
     show_default=True,
     metavar="DURATION",
-    help="How far back.",
+    help="The length of the period, which ends with the history.",
 )
 @click.option(
     "--rule",
@@ -139,8 +139,8 @@ def backtest_(
 ) -> None:
     """Evaluate rules on stored history.
 
-    Print when they would have fired, and which messages each receiver would have got.
-    Nothing is changed or sent; the agent may be running.
+    Print when the rules would have fired, and which messages each receiver would have
+    got. Nothing is changed or sent; the agent may be running.
     """
     loaded = configuration.load(configuration.find(config or None))
     # Names are checked before the history is read, which may take seconds.
@@ -164,7 +164,7 @@ def _select_rules(settings: AlertSettings, names: tuple[str, ...]) -> AlertSetti
         if name not in settings.rules:
             near = difflib.get_close_matches(name, settings.rules, 1)
             hint = f"did you mean {near[0]}?" if near else "see `kaywatch rules check`"
-            raise click.UsageError(f"--rule {name}: no such rule; {hint}")
+            raise click.UsageError(f'--rule: unknown rule "{name}"; {hint}')
     if not names:
         return settings
     chosen = {name: settings.rules[name] for name in names}
@@ -182,9 +182,10 @@ def _backtest(
 
     with read_history(path) as history, output.ProgressLine() as line:
         if not history.last:
-            raise click.ClickException(f"{path}: nothing is stored yet")
-        # Back from the end of the history rather than from now: it may be a copy from
-        # last week.
+            raise click.ClickException(
+                f"{path}: no history is stored yet; run an agent with this store first"
+            )
+        # Not from now: the history may be a copy from last week.
         start = history.last - since
         receivers = config.notify.receivers
         return backtest(settings, history, start, receivers=receivers, progress=show)

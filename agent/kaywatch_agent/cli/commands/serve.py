@@ -64,13 +64,13 @@ def serve(
     errors are logged. Changes of a socket, an address or the store's path need a
     restart.
 
-    Environment: RUNTIME_DIRECTORY and STATE_DIRECTORY, which systemd sets, or
-    XDG_RUNTIME_DIR and XDG_STATE_HOME are the default folders of the socket and the
-    store. CREDENTIALS_DIRECTORY has secrets. Keys that end with _env name variables
-    with secrets.
+    Environment: the default folders of the socket and the store are RUNTIME_DIRECTORY
+    and STATE_DIRECTORY, which systemd sets, or XDG_RUNTIME_DIR and XDG_STATE_HOME.
+    CREDENTIALS_DIRECTORY contains secrets. Keys that end with _env name variables with
+    secrets.
     """
     _import_structlog()
-    # These import the whole agent.
+    # Imported here, because these modules import the whole agent.
     from kaywatch_agent.runtime import logs
 
     def reload() -> Config:
@@ -126,7 +126,7 @@ def _run(config: Config, load: Callable[[], Config]) -> None:
     from kaywatch_agent.app import App
     from kaywatch_agent.runtime import systemd
 
-    # First of all, so that no child inherits systemd's variables and speaks for us.
+    # First of all, so that no child inherits systemd's variables and notifies systemd.
     notifier, sockets = systemd.Notifier.take(), systemd.inherited_sockets()
     # Print all stacks at the watchdog's SIGABRT.
     faulthandler.enable()

@@ -16,7 +16,7 @@ __all__ = ["service"]
 SERVICE = "kaywatch.service"
 
 _user = click.option(
-    "--user", is_flag=True, help="Use your own systemd; root is not needed."
+    "--user", is_flag=True, help="Use the systemd of your user, without root."
 )
 
 
@@ -44,7 +44,7 @@ def service() -> None:
 def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> None:
     """Write the service's units; repeat it after an upgrade.
 
-    Keep your changes in drop-ins (`systemctl edit kaywatch`): they are never changed.
+    Keep your changes in drop-ins (`systemctl edit kaywatch`), which are never changed.
     """
     manager = Manager(user)
     files = installer.plan_files(manager, config, http)

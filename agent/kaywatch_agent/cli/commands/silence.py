@@ -45,7 +45,7 @@ def silence() -> None:
     default="1h",
     show_default=True,
     metavar="DURATION",
-    help="How long to mute.",
+    help="How long the silence lasts.",
 )
 @click.option("--comment", default="", metavar="TEXT", help="The reason.")
 @click.option("--by", metavar="NAME", help="Your name.  [default: your user name]")
@@ -98,8 +98,7 @@ def expire(silence_id: str | None, everything: bool, url: str) -> None:
     """
     options.check_target("ID", silence_id, everything)
     rows = fetch(PATH, url=url)["silences"]
-    # An expired silence cannot be expired again; its id would only make prefixes
-    # ambiguous.
+    # The ids of expired silences would only make prefixes ambiguous.
     ids = [row["id"] for row in rows if not _is_expired(row)]
     if silence_id is not None:
         ids = [options.expand_id(silence_id, ids, "silence", "kaywatch silence list")]

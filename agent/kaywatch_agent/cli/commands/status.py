@@ -60,7 +60,7 @@ def status(url: str, as_json: bool) -> None:
         "kaywatch stats Draft",
         "kaywatch stats SupportDesk",
         "kaywatch stats Draft --window 15m --graph SupportDesk",
-        exits="1 there is no such node or graph, or the agent does not answer.",
+        exits="1 the node or graph is unknown, or the agent does not answer.",
     )
 )
 @click.argument("name")
@@ -70,7 +70,7 @@ def status(url: str, as_json: bool) -> None:
 def stats(name: str, url: str, as_json: bool, **query: str | None) -> None:
     """Show all statistics of the node or graph NAME.
 
-    NAME is a name in `kaywatch status`; of a node and a graph with the same name, the
+    NAME is a name in `kaywatch status`. If a node and a graph have the same name, the
     node is shown. Nodes with the same name in several graphs or services are combined.
     """
     path = quote(name, safe="", errors="surrogateescape")
@@ -91,7 +91,7 @@ def stats(name: str, url: str, as_json: bool, **query: str | None) -> None:
 def _graph_stats(
     path: str, query: dict[str, str | None], url: str, no_node: AgentRefused
 ) -> output.Json:
-    """Return the statistics of a graph; if there is none, raise the node's error."""
+    """Return the statistics of a graph; raise the node's error for an unknown graph."""
     scope = {key: value for key, value in query.items() if key != "graph"}
     try:
         stats: output.Json = fetch(f"/api/v1/graphs/{path}/stats", scope, url)

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 __all__ = ["FAULTS", "FAULT_SECONDS", "Fault"]
 
-# So that there is something to compare with.
+# Time before a fault, for comparison.
 FAULT_SECONDS: Final = 30.0
 
-# What each does, by name.
+# The effect of each fault, by its name.
 FAULTS: Final[Mapping[str, str]] = {
     "failing": "60 % of the executions of Review fail, after a paid call",
     "runaway": "a run goes in circles between Draft and Review",

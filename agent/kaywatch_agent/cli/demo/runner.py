@@ -1,4 +1,4 @@
-"""Runs an agent and an application, and compares what both have counted."""
+"""Runs an agent and an application, and compares the counts of both."""
 
 from __future__ import annotations
 

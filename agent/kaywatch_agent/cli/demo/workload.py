@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 Shared = dict[str, Any]
 
-# What this process did: (node, what) -> count.
+# The events of this process: (node, what) -> count.
 counted: Counter[tuple[str, str]] = Counter()
 _counting = threading.Lock()
 

@@ -41,7 +41,7 @@ SEVERE_SKEW: Final = 3600.0
 # The write-ahead log may grow to this size; see `store.schema.WAL_BYTES`.
 MIN_FREE_BYTES: Final = 128 * 1024 * 1024
 INTEGRITY_SECONDS: Final = 8.0
-# A working agent commits every second.
+# A healthy agent commits every second.
 LATE_COMMIT_SECONDS: Final = 30.0
 
 TOKEN_FIX: Final = "set KAYWATCH_TOKEN_FILE to the file of a token with read access"  # noqa: S105
@@ -81,7 +81,7 @@ def check_stages(context: CheckContext) -> CheckResults:
         if name.startswith(MQTT_STAGE):
             continue
         if stage["status"] == "unhealthy":
-            text = stage["problem"] or "no sign of life"
+            text = stage["problem"] or "has not reported within its deadline"
             yield problem(f"{name}: {text}", "read its log: journalctl -u kaywatch")
         elif stage["status"] == "degraded":
             yield warning(f"{name}: {stage['problem']}", "see docs/operations.md")
@@ -108,7 +108,7 @@ def check_versions(context: CheckContext) -> CheckResults:
     else:
         yield warning(
             f"version {running} is running, but {__version__} is installed here",
-            "restart it after an upgrade: systemctl restart kaywatch",
+            "restart the agent after an upgrade: systemctl restart kaywatch",
         )
     clients = {c["sdk"] for c in context.connected if c["sdk"].startswith("kaywatch-")}
     if others := clients - {f"kaywatch-python/{running}"}:
@@ -158,7 +158,7 @@ def check_http_access(context: CheckContext) -> CheckResults:
     if config.insecure_public_listener and not (config.has_tokens and config.tls):
         yield warning(
             f"{config.listen}: other hosts can reach it without a token or without TLS",
-            "put an authenticating proxy in front of it; see docs/security.md",
+            "put an authenticating proxy in front of the agent; see docs/security.md",
         )
     elif config.has_tokens:
         yield ok("HTTP requires a token")
@@ -337,7 +337,7 @@ def _check_commit_age(context: CheckContext, last: float, schema: int) -> CheckR
     if context.health is not None and age > LATE_COMMIT_SECONDS:
         return problem(
             f"{text}, although the agent is running",
-            "read its log: journalctl -u kaywatch; or pass its store with --store",
+            "read its log: journalctl -u kaywatch; or pass the store with --store",
         )
     return ok(f"{text}, schema {schema}")
 
@@ -354,8 +354,8 @@ def check_store_integrity(context: CheckContext) -> CheckResults:
             (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         late = time.monotonic() > end
-        why = f"it takes over {INTEGRITY_SECONDS:g} s; the agent checks at its start"
-        yield unchecked("whether it is damaged", why if late else str(error))
+        why = f"takes over {INTEGRITY_SECONDS:g} s; the agent checks at its start"
+        yield unchecked("damage of the database", why if late else str(error))
         return
     except sqlite3.DatabaseError as error:
         result = str(error)

@@ -125,7 +125,7 @@ def check_socket_connection(context: CheckContext) -> CheckResults:
 
 
 class _ThisProcess:
-    """This process, as the agent would identify it; an `access.Peer`."""
+    """This process as an `access.Peer`, as the agent would identify it."""
 
     uid = property(lambda _: os.geteuid())
     gids = property(lambda _: (os.getegid(), *os.getgroups()))

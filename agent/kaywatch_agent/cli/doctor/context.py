@@ -1,4 +1,4 @@
-"""Gathers what checks have in common: the configuration and the agent's answers."""
+"""Gathers the facts that checks share: the configuration and the agent's answers."""
 
 from __future__ import annotations
 

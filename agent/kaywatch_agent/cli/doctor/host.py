@@ -49,7 +49,9 @@ def check_listener(context: CheckContext) -> CheckResults:
     if isinstance(owner, OSError):
         yield unchecked("which process listens", "cannot connect to the socket")
     elif owner.pid == 1:
-        yield unchecked("which process listens", "systemd does, and starts the agent")
+        yield unchecked(
+            "which process listens", "systemd listens, and starts the agent"
+        )
     elif owner.pid == 0:
         yield warning(
             "the agent is in another pid namespace, as in a container",
@@ -213,28 +215,28 @@ PROPERTIES: Final = (
 UNIT_WARNINGS: Final[tuple[tuple[Callable[[Properties], bool], str, str], ...]] = (
     (
         lambda unit: unit["NRestarts"] != "0",
-        "systemd has restarted it {NRestarts} times",
+        "systemd has restarted the service {NRestarts} times",
         "read journalctl -u kaywatch, then run {systemctl} reset-failed kaywatch",
     ),
     (
         lambda unit: unit["UnitFileState"] == "disabled",
-        "it does not start at boot",
+        "the service does not start at boot",
         "{systemctl} enable kaywatch",
     ),
     (
         lambda unit: unit["NeedDaemonReload"] == "yes",
-        "its unit was changed after systemd read it",
+        "the unit was changed after systemd read it",
         "{systemctl} daemon-reload",
     ),
     (
         lambda unit: not unit["Type"].startswith("notify"),
-        "Type={Type}: systemd does not know when it is ready",
-        "set Type=notify in its unit",
+        "Type={Type}: systemd does not know when the agent is ready",
+        "set Type=notify in the unit",
     ),
     (
         lambda unit: unit["WatchdogUSec"] in ("0", "infinity"),
         "no watchdog: systemd does not restart an agent that hangs",
-        "set WatchdogSec=30s in its unit",
+        "set WatchdogSec=30s in the unit",
     ),
 )
 
@@ -273,9 +275,11 @@ def _check_properties(properties: Properties, systemctl: str) -> CheckResults:
         if applies(properties):
             yield warning(text.format(**properties), fix.format(systemctl=systemctl))
     if properties["Type"].startswith("notify"):
-        yield ok("systemd is notified when it is ready")
+        yield ok("systemd is notified when the agent is ready")
     if properties["WatchdogUSec"] not in ("0", "infinity"):
-        yield ok(f"restarted when it hangs for {properties['WatchdogUSec']}")
+        yield ok(
+            f"systemd restarts an agent that hangs for {properties['WatchdogUSec']}"
+        )
     for path in properties["DropInPaths"].split():
         yield ok(f"{path} is a drop-in")
 

@@ -1,4 +1,4 @@
-"""What a check returns: a status, a line of text, and how to fix it."""
+"""The result of a check: a status, a line of text, and the fix."""
 
 from __future__ import annotations
 

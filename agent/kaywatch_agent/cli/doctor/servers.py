@@ -167,7 +167,7 @@ class _Target(NamedTuple):
 
     name: str
     url: str  # may be a secret
-    ready_path: str = ""  # where it tells whether it is ready
+    ready_path: str = ""  # where the server reports whether it is ready
 
     def __str__(self) -> str:
         return f"{self.name} ({redact_url(self.url)})"
@@ -274,7 +274,7 @@ def check_broker_sessions(context: CheckContext) -> CheckResults:
         if stage is None:
             yield warning(
                 f"{label}: the agent does not know this broker",
-                "restart it: the broker was added to the configuration after its start",
+                "restart the agent: the broker was added to the configuration later",
             )
         elif stage["problem"]:
             yield problem(f"{label}: {stage['problem']}", "see docs/mqtt.md")

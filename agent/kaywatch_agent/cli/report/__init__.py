@@ -1,1 +1,1 @@
-"""`kaywatch report`: one file that tells what happened."""
+"""`kaywatch report`: one file about everything that happened in a period."""

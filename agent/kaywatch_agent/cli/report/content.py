@@ -43,7 +43,7 @@ class GraphContent(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a report contains: responses of the agent.
+    """The content of a report: responses of the agent.
 
     Attributes:
         url: the agent's address.

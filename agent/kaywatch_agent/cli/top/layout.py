@@ -90,7 +90,7 @@ class ViewOptions:
 
 
 class Display(NamedTuple):
-    """What to show.
+    """The data to show.
 
     Attributes:
         url: where the agent serves HTTP.
@@ -350,7 +350,7 @@ def _choose_columns(
     }
     columns = [column for column in COLUMNS if not empty.get(column.name)]
     places = [(row["  node"].plain, row["graph"].plain) for row in cells]
-    # Always shown: what rows are sorted by, and what tells equal names apart.
+    # Always shown: the sort key of the rows, and what distinguishes equal names.
     always = {sort: 0} | ({"service": 1} if len({*places}) < len(places) else {})
     chosen = set()
     remaining = width + GAP

@@ -36,8 +36,8 @@ def follow(
 ) -> Iterator[StreamEvent]:
     """Yield events as they happen, without end.
 
-    The caller's pace is the pace of reading: a slow one fills the socket's buffers, and
-    then the agent counts the events that it skips.
+    Events are read at the caller's pace. A slow caller fills the socket's buffers; then
+    the agent skips and counts events.
 
     Args:
         url: where the agent serves HTTP.

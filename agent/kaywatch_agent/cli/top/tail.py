@@ -1,6 +1,6 @@
 """`kaywatch tail`: a line for each execution as it happens.
 
-Strategy: what happened comes first in a line, and where it happened last.
+Strategy: a line begins with the event, and ends with its place.
 """
 
 from __future__ import annotations

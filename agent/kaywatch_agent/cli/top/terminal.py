@@ -36,7 +36,7 @@ END: Final = "\x1b[?2026l"
 
 TERMINATING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-# What follows ESC [ or ESC O.
+# The keys by the text that follows ESC [ or ESC O.
 _KEY_NAMES: Final = {
     "A": "up",
     "B": "down",
