@@ -46,7 +46,7 @@ class ConfigError(AgentError):
 
 
 class InvalidValue(ValueError):
-    """A value of a table is invalid; who reads the table makes it a ConfigError.
+    """An invalid value of a table; the reader of the table makes it a ConfigError.
 
     Attributes:
         key: the key within the table.

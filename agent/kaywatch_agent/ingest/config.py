@@ -59,7 +59,7 @@ class IngestConfig:
         check_mode(self.mode)
         for key in ("connections_per_process", "connections_per_user"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
+                raise ValueError(f"{key} = {getattr(self, key)}: expected at least 1")
         # Unknown names are reported now rather than at the first connection.
         Access.named(self.allow_uids, self.allow_gids)
         if self.group:
@@ -67,7 +67,7 @@ class IngestConfig:
         labels = [broker.label for broker in self.mqtt]
         for label in labels:
             if labels.count(label) > 1:
-                raise ValueError(f"mqtt: {label} is configured twice")
+                raise ValueError(f"mqtt: {label} is configured twice; remove one table")
 
     @property
     def access(self) -> Access:

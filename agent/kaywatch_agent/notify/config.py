@@ -68,7 +68,9 @@ class ReceiverConfig(RequestConfig):
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
-            raise ConfigError(self.path + "max_attempts", "must be at least 1")
+            raise ConfigError(
+                self.path + "max_attempts", f"{self.max_attempts}: expected at least 1"
+            )
         self.check_requests()
 
     @property
@@ -87,7 +89,7 @@ class ReceiverConfig(RequestConfig):
         return {name: value for name, value in values.items() if value is not None}
 
     def policy(self, grouping: Grouping) -> Policy:
-        """Return what the outbox needs to know about the receiver."""
+        """Return the part of the configuration that the outbox needs."""
         return Policy(
             grouped=self.grouped,
             **dataclasses.asdict(grouping),
@@ -129,7 +131,10 @@ class SlackConfig(ReceiverConfig):
                 self.bot_token.key, "set either bot_token or webhook_url, not both"
             )
         if self.bot_token is not None and not self.channel:
-            raise ConfigError(self.path + "channel", "missing; a bot needs a channel")
+            raise ConfigError(
+                self.path + "channel",
+                'missing; a bot needs a channel such as "#alerts"',
+            )
         check_url(self.path + "url", self.url)
 
     def credential(self) -> Secret:
@@ -247,7 +252,7 @@ class AppriseConfig(ReceiverConfig):
         for name in ("headers", "proxy", "ca"):
             if getattr(self, name):
                 raise ConfigError(
-                    self.path + name, "Apprise does not support it; remove the key"
+                    self.path + name, "Apprise does not support this key; remove it"
                 )
 
 
@@ -356,15 +361,18 @@ def policies(
 def _receiver(name: str, table: Any) -> ReceiverConfig:
     path = f"receiver.{name}"
     if not _NAME.fullmatch(name):
-        raise ConfigError(path, "a name consists of letters, digits and _.- only")
+        allowed = "up to 100 letters, digits, and _ . -"
+        raise ConfigError(path, f"invalid name: expected {allowed}")
     if not isinstance(table, dict):
-        raise ConfigError(path, f"expected a table [{path}]")
+        raise ConfigError(path, f"expected a table [{path}], got {table!r}")
     kind = table.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         allowed = ", ".join(TYPES)
         raise ConfigError(f"{path}.type", f"{kind!r} is not one of {allowed}")
     if "name" in table:
-        raise ConfigError(f"{path}.name", "unknown key; the table's name is the name")
+        raise ConfigError(
+            f"{path}.name", f"unknown key; [{path}] already names the receiver"
+        )
     return section_with_secrets(TYPES[kind], {**table, "name": name}, path)
 
 
@@ -379,4 +387,6 @@ def _check_fallback(
         allowed = ", ".join(others) or "none is configured"
         raise ConfigError(key, f"{fallback!r} is not another receiver ({allowed})")
     if isinstance(configs[fallback], AlertmanagerConfig):
-        raise ConfigError(key, "an alertmanager receives all alerts anyway")
+        raise ConfigError(
+            key, f"{fallback!r} is an Alertmanager, which receives all alerts anyway"
+        )

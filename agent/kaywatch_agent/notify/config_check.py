@@ -1,7 +1,7 @@
-"""Checks what the keys of receivers refer to: files, variables, and their content.
+"""Checks the files and variables to which keys of receivers refer, and their content.
 
-A defect stops a receiver from working: the agent starts all the same, since the file
-may appear later, and reports it on `/health`. A warning is about a risk.
+A defect keeps a receiver from working. The agent starts nevertheless, because a missing
+file may appear later, and reports the defect on `/health`. A warning is about a risk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HOSTS: Final = {
 
 
 class ConfigNote(NamedTuple):
-    """What is wrong or risky, with its key, and the fix."""
+    """A defect or a risk of a key, and its fix."""
 
     text: str
     fix: str
@@ -51,7 +51,7 @@ class ConfigNote(NamedTuple):
 def find_defects(
     receivers: Mapping[str, ReceiverConfig], heartbeat: HeartbeatConfig
 ) -> list[ConfigNote]:
-    """Return why receivers cannot work as they are configured."""
+    """Return the defects because of which receivers or the heartbeat cannot work."""
     notes = [
         note
         for config in receivers.values()
@@ -70,7 +70,7 @@ def find_warnings(receivers: Mapping[str, ReceiverConfig]) -> list[ConfigNote]:
         for name, secret in config.secrets().items():
             if not secret.source:
                 fix = f"set {name}_file, with mode 0600, or {name}_credential"
-                text = f"{secret.key}: a secret in the configuration file"
+                text = f"{secret.key}: the configuration file contains a secret"
                 notes.append(ConfigNote(text, fix))
             elif secret.source == "_file":
                 notes += _check_mode(secret)

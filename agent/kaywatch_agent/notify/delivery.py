@@ -120,7 +120,7 @@ class Delivery:
     # -- running -----------------------------------------------------------------------
 
     def enqueue(self, requests: Iterable[NotificationRequest]) -> None:
-        """Enqueue what rules request; messages are sent after they were committed."""
+        """Enqueue the requests of rules; messages are sent after the commit."""
         for request in requests:
             sender = self._alertmanagers.get(request.receiver)
             if sender is not None:
@@ -214,7 +214,7 @@ class Delivery:
         """Start the workers, the heartbeat, and the senders for Alertmanagers."""
         defects = self._defects.find(self.config, self._clock())
         for note in (*defects, *find_warnings(self.config.receivers)):
-            log.warning("configuration", problem=note.text, fix=note.fix)
+            log.warning("configuration problem", problem=note.text, fix=note.fix)
         self._workers.use(build(self.config.receivers, self._http))
         for task in self._tasks:
             task.cancel()

@@ -42,7 +42,7 @@ _UNGROUPED: Final = (NotificationKind.TEST, NotificationKind.SUMMARY)
 
 
 class EnqueueResult(StrEnum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     QUEUED = "queued"  # a new message
     JOINED = "joined"  # added to a pending message
@@ -54,7 +54,7 @@ class EnqueueResult(StrEnum):
 
 
 class EnqueuePlan(NamedTuple):
-    """What to store for a request.
+    """The messages to store for a request.
 
     Attributes:
         result: what became of the request.
@@ -68,7 +68,7 @@ class EnqueuePlan(NamedTuple):
 
 
 class _EnqueueInput(NamedTuple):
-    """What every decision about a request depends on."""
+    """The facts on which every decision about a request depends."""
 
     store: OutboxStore
     receiver: ReceiverState

@@ -272,7 +272,7 @@ def _worst(alert: AlertDetails, now: float) -> str:
 
 
 def _failed(alert: AlertDetails) -> str:
-    # That none failed is beside the point: the alert is about durations or counts.
+    # The number of failures does not matter to an alert about durations or counts.
     if not alert.errors:
         return ""
     window = f" in {duration(alert.window_seconds)}" if alert.window_seconds else ""

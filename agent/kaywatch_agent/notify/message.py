@@ -110,7 +110,7 @@ class OutboxMessage(StoredMessage, frozen=True, kw_only=True):
 
     @property
     def position(self) -> str:
-        """Its sort key within the stream."""
+        """The sort key of the message within its stream."""
         return self.replaces or self.id
 
     @property
@@ -142,7 +142,7 @@ class OutboxMessage(StoredMessage, frozen=True, kw_only=True):
         )
 
     def notification(self, max_alerts: int) -> Notification:
-        """Return what the receiver formats: firing and severe alerts first."""
+        """Return the content for the receiver: firing and severe alerts first."""
         alerts = sorted(
             (entry.alert for entry in self.entries),
             key=lambda alert: (alert.resolved, -SEVERITIES.index(alert.severity)),

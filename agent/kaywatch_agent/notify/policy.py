@@ -27,7 +27,7 @@ DEFAULT_RATE: Final = SendRate(60, 60.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(Grouping):
-    """What the outbox knows about a receiver.
+    """The configuration of a receiver that the outbox needs.
 
     Attributes:
         grouped: whether the alerts of a group share a message.

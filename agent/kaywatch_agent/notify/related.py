@@ -1,4 +1,4 @@
-"""What a message depends on besides its content: its trigger, and other receivers."""
+"""Facts that a message depends on besides its content: its trigger, other receivers."""
 
 from __future__ import annotations
 

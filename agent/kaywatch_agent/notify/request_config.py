@@ -56,16 +56,16 @@ class RequestConfig:
         """
         problems = ErrorCollector()
         if not MIN_TIMEOUT <= parse_duration(self.timeout) <= MAX_TIMEOUT:
-            problems.add(
-                self.path + "timeout", f'"{self.timeout}" is not between 100ms and 60s'
-            )
+            text = f'"{self.timeout}": expected a duration from 100ms to 60s'
+            problems.add(self.path + "timeout", text)
         if self.proxy not in ("", "environment"):
             with problems.collect():
                 check_url(self.path + "proxy", self.proxy)
         for name, value in self.headers.items():
             valid = _HEADER.fullmatch(name) and value.isascii() and value.isprintable()
             if not valid or name.lower() in _OWN_HEADERS:
-                problems.add(f"{self.path}headers.{name}", "not a valid header")
+                text = "invalid or reserved header: expected printable ASCII characters"
+                problems.add(f"{self.path}headers.{name}", text)
         if self.ca and not Path(self.ca).is_file():
-            problems.add(self.path + "ca", f"there is no file {self.ca}")
+            problems.add(self.path + "ca", f"no such file: {self.ca}")
         problems.raise_all()

@@ -41,7 +41,7 @@ _RETRIED: Final = frozenset({408, 425, 429})
 
 
 class DeliveryOutcome(StrEnum):
-    """What happens to a message after an attempt."""
+    """The consequence of an attempt for its message."""
 
     SENT = "sent"
     RETRY = "retry"

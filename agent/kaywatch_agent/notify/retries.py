@@ -1,4 +1,4 @@
-"""What follows a failed attempt: when to try again, and when to give up."""
+"""Decides after a failed attempt when to retry, and when to give up."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def end_reason(
     if result.outcome is DeliveryOutcome.DEAD:
         return MessageEndReason.REFUSED
     if result.outcome is DeliveryOutcome.REFUSED:
-        # Who sends a test wants to know at once.
+        # A person who sends a test waits for its result.
         is_test = message.kind is NotificationKind.TEST
         alone = receiver is not None and receiver.accepted_since(message.created)
         if is_test or (alone and message.attempts >= REFUSED_ATTEMPTS):

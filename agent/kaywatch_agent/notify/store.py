@@ -37,7 +37,7 @@ _Ids = dict[str, None]  # an ordered set
 
 @dataclass
 class EpisodeIndex:
-    """What the messages say about one episode of an alert, for one receiver.
+    """The messages to one receiver about one episode of an alert, in short.
 
     Attributes:
         pending: the id of the pending message that reports it as firing.
@@ -177,7 +177,7 @@ class OutboxStore:
         return message.id not in self._not_durable
 
     def episode(self, key: EpisodeKey) -> EpisodeIndex:
-        """Return what the messages say about an episode; the caller only reads it."""
+        """Return the index of an episode's messages; the caller must not change it."""
         return self._episodes.get(key) or EpisodeIndex()
 
     def stream_heads(self, receiver: str) -> Iterator[OutboxMessage]:

@@ -285,7 +285,7 @@ def runaway(config: RunawayConfig, path: str) -> Threshold:
 def check_minimum(path: str, key: str, value: int, minimum: int) -> None:
     """Raise ConfigError if a value is below its minimum."""
     if value < minimum:
-        raise ConfigError(f"{path}.{key}", f"{value}: at least {minimum}")
+        raise ConfigError(f"{path}.{key}", f"{value}: expected at least {minimum}")
 
 
 def check_objective(path: str, objective: float) -> None:

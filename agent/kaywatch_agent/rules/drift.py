@@ -109,12 +109,12 @@ class _Shares:
         return chosen
 
     def text(self, n: int) -> str:
-        """Return what an action's share is."""
+        """Describe the share of an action."""
         share, action = quantity(self._share[n], "ratio"), self._names[self._numbers[n]]
         return f'returns "{action}" in {share} of {self.executions[n]:,} executions'
 
     def usual_text(self, n: int) -> str:
-        """Return what the share is compared with."""
+        """Describe the usual share of an action."""
         usual = quantity(self._usual[n], "ratio")
         return f"{usual} in {self._hours[n]:,.0f} hours of the week before"
 

@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 
 
 class MetricContext(NamedTuple):
-    """What a metric is computed from, in addition to statistics.
+    """The inputs of a metric in addition to statistics.
 
     Attributes:
         registry: the names of numbered values.

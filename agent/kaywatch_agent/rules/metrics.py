@@ -30,7 +30,7 @@ __all__ = [
 
 
 class MetricSource(Enum):
-    """What a metric is about."""
+    """The kind of series from which a metric is computed."""
 
     NODES = "executions of nodes"
     RUNS = "runs of graphs"

@@ -1,4 +1,4 @@
-"""What groups of series did in past hours, each of which is read once.
+"""Statistics of groups of series in past hours; each hour is read only once.
 
 Strategy: an hour that has passed does not change. Counts are kept by hour; the shares
 of actions are summed up by day, because only their mean and deviation are needed.

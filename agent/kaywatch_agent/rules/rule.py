@@ -197,7 +197,7 @@ class Rule:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what the rule looks for: it tells a changed rule from an edit."""
+        """A hash of the rule's condition, which edits of other keys do not change."""
         parts = [repr(getattr(self, name)) for name in _IDENTITY]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 

@@ -166,7 +166,7 @@ def threshold_sentence(alert: Alert, rule: Rule, condition: Threshold) -> str:
 
 
 def next_step(condition: Threshold) -> str:
-    """Return what to look at when a threshold's alert fires; empty for nothing."""
+    """Return the next step when a threshold's alert fires; empty for none."""
     templates = _SENTENCES.get(condition.metric)
     return templates.next_step if templates else _NEXT_STEPS.get(condition.metric, "")
 

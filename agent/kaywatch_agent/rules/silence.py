@@ -115,7 +115,7 @@ def validate_silence(silence: Silence) -> Silence:
         ValueError: it is invalid; the text contains the reason.
     """
     if not silence.matchers:
-        raise ValueError("matchers: at least one, or it would silence everything")
+        raise ValueError("matchers: expected at least one; none would mute everything")
     for matcher in silence.matchers:
         validate_matcher(matcher)
     # A missing label counts as empty, so matchers that accept no labels accept all

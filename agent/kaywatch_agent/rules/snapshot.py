@@ -57,7 +57,7 @@ class AlertsSnapshot(NamedTuple):
                 yield alert
 
     def usual(self, rule: str) -> Mapping[Group, float]:
-        """Return what a rule's values are relative to, by group, where it is known."""
+        """Return the usual values behind a rule's values, by group, where known."""
         result = self.results.get(rule)
         return {} if result is None else result.usual
 

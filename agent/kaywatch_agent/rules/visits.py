@@ -92,14 +92,14 @@ class UsualVisits:
             self.most = {place: most.visits for place, most in self._known.items()}
 
     def restore(self, data: bytes) -> None:
-        """Restore what was learned before a restart."""
+        """Restore the visits that were learned before a restart."""
         rows = msgspec.json.decode(data, type=list[tuple[str, str, str, int, float]])
         for service, graph, node, visits, at in rows:
             self._known[service, graph, node] = _Most(visits, at)
         self.most = {place: most.visits for place, most in self._known.items()}
 
     def document(self, *, full: bool = False) -> bytes | None:
-        """Return what was learned if it has changed since the last call."""
+        """Return the learned visits if they have changed since the last call."""
         if not (self._is_changed or (full and self._known)):
             return None
         self._is_changed = False

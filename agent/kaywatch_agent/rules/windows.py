@@ -52,7 +52,7 @@ class LiveValue(NamedTuple):
 
 
 class EvalInput(NamedTuple):
-    """What the rules look at in one evaluation. It does not change meanwhile.
+    """The data of one evaluation of the rules, which does not change meanwhile.
 
     Attributes:
         now: Unix seconds.
@@ -196,7 +196,7 @@ class WindowCache:
         return self._buckets[window]
 
     def context(self, window: float) -> MetricContext:
-        """Return what metrics of a window need besides statistics."""
+        """Return the inputs of a window's metrics besides statistics."""
         view = self.input.view
         window = max(window, self.input.resolution)
         # Soon after the start, a rate per second would otherwise be enormous.

@@ -49,21 +49,21 @@ Size = Annotated[str, Unit("size", parse_size)]
 
 
 def check_url(key: str, url: str) -> None:
-    """Raise ConfigError unless a URL has the scheme http or https, and a host."""
+    """Raise ConfigError unless a URL has the scheme http or https and a host."""
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_valid &= parts.port != 0  # reading it raises for one that is out of range
+        is_valid &= parts.port != 0  # an invalid port raises ValueError when it is read
     except ValueError:
         is_valid = False
     # A real Alertmanager rejects all alerts of a request with an invalid URL.
     if not is_valid or any(not c.isprintable() or c.isspace() for c in url):
         # Without the value: a URL may contain a secret.
-        raise ConfigError(key, "expected a URL such as https://host/path")
+        raise ConfigError(key, "expected a URL such as https://host/path (or http)")
 
 
 class ErrorCollector:
-    """Collects errors, to raise them together."""
+    """Collects errors, so that a user can fix all of them at once."""
 
     def __init__(self) -> None:
         self._errors: list[ConfigError] = []

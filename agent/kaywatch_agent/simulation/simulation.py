@@ -198,7 +198,7 @@ class SimulatedDelivery:
 
 
 class Simulation:
-    """An engine and a delivery, and what happened.
+    """An engine and a delivery on a virtual clock, and their results.
 
     Attributes:
         engine: the rules and alerts.

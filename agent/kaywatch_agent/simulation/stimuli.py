@@ -1,4 +1,4 @@
-"""What happens during a test of rules: executions, runs, metrics and processes."""
+"""The stimuli of a test of rules: executions, runs, metrics and processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stimulus(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """What happens repeatedly, to one series."""
+    """A stimulus that is repeated for one series."""
 
     service: str = "app"
     graph: str = ""
@@ -64,9 +64,13 @@ class Repeated:
     def check(self, path: str) -> None:
         """Raise ConfigError for an invalid interval."""
         if parse_duration(self.every) < 1:
-            raise ConfigError(f"{path}.every", 'at least "1s"')
+            raise ConfigError(
+                f"{path}.every", f'"{self.every}": expected at least "1s"'
+            )
         if self.to is not None and parse_duration(self.to) < parse_duration(self.from_):
-            raise ConfigError(f"{path}.to", "is before from")
+            raise ConfigError(
+                f"{path}.to", f'"{self.to}" is before from = "{self.from_}"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +236,7 @@ class ProcessStimulus:
     def check(self, path: str) -> None:
         """Raise ConfigError for an invalid pid."""
         if self.pid < 1:
-            raise ConfigError(f"{path}.pid", f"{self.pid}: at least 1")
+            raise ConfigError(f"{path}.pid", f"{self.pid}: expected at least 1")
 
     def apply(self, source: SyntheticSource, time: float, _: int) -> None:
         """Give the process this state."""

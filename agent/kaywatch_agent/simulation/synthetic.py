@@ -102,7 +102,7 @@ class SyntheticSource:
         return self._registry
 
     def steps(self) -> Mapping[int, Bucket]:
-        """Return what was added, by step of ten seconds."""
+        """Return the added events, by step of ten seconds."""
         self._reduce()
         return self._steps
 
@@ -166,7 +166,7 @@ class SyntheticSource:
         self._pending.setdefault(int(time // BUCKET_SECONDS), []).append(columns)
 
     def _reduce(self) -> None:
-        """Aggregate what was added, all series of a step at once."""
+        """Aggregate the added events, all series of a step at once."""
         for number, parts in self._pending.items():
             step = reduce(
                 Columns(*[np.concatenate(each) for each in zip(*parts, strict=True)])

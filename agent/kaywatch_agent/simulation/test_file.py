@@ -133,7 +133,7 @@ class TestCase:
 
     @property
     def stimuli(self) -> dict[str, Sequence[Stimulus]]:
-        """What happens, by key."""
+        """The stimuli of the case, by key."""
         return {
             "executions": self.executions,
             "runs": self.runs,
@@ -205,10 +205,13 @@ def _check_times(case: TestCase, path: str) -> None:
             f"{path}.start", "needs a time zone, as in 2026-12-01T00:00:00Z"
         )
     if parse_duration(case.interval) < 1:
-        raise ConfigError(f"{path}.interval", 'at least "1s"')
+        raise ConfigError(
+            f"{path}.interval", f'"{case.interval}": expected at least "1s"'
+        )
     if not case.last <= case.seconds <= MAX_LENGTH:
         raise ConfigError(
-            f"{path}.length", "up to 7d, and not before the last alert or message"
+            f"{path}.length",
+            "expected at most 7d, and not before the last alert or message",
         )
 
 
@@ -235,7 +238,7 @@ def _check_alerts(expected: ExpectedAlerts, path: str, settings: AlertSettings) 
 def _check_message(message: ExpectedMessage, path: str, receivers: Receivers) -> None:
     _check_receiver(f"{path}.to", message.to, receivers)
     if message.alerts is not None and message.alerts < 1:
-        raise ConfigError(f"{path}.alerts", f"{message.alerts}: at least 1")
+        raise ConfigError(f"{path}.alerts", f"{message.alerts}: expected at least 1")
     if not isinstance(message.body, dict | list | None):
         raise ConfigError(
             f"{path}.body", 'expected a table such as { event_action = "x" }'

@@ -29,7 +29,7 @@ class Durable(Protocol):
     """A part of the agent whose state survives a restart."""
 
     def changes(self, full: bool) -> Any:
-        """Return what changed since the last call; with `full`, all that is known.
+        """Return the changes since the last call; with `full`, the whole state.
 
         A call of `committed` or `refused` follows, with the same changes.
         """
@@ -63,7 +63,7 @@ class Committer:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the store at the moment; empty for nothing."""
+        """The current problem of the store; empty for none."""
         return self._fault or (self.writer.problem if self.writer is not None else "")
 
     def request(self) -> None:

@@ -1,4 +1,4 @@
-"""The open database of an agent, and what becomes of it when its files change.
+"""The open database of an agent, and its repair when its files change.
 
 Strategy: before each commit, the files are compared with those after the last commit.
 If the database was deleted, moved or replaced, it is still open, and is copied to the
@@ -104,7 +104,7 @@ class Database:
                 check_integrity(self.connection)
 
     def follow(self) -> bool:
-        """Repair what happened to the files since the last commit.
+        """Repair the changes of the files since the last commit.
 
         Returns:
             Whether other connections must be opened again.

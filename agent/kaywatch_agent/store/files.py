@@ -31,7 +31,7 @@ FRAME_HEADER: Final = 24
 
 
 class FileChange(Enum):
-    """What happened to the files since the last commit."""
+    """A change of the files since the last commit."""
 
     NONE = "nothing"
     MOVED = "was deleted or moved"
@@ -170,7 +170,7 @@ class StoreFiles:
                 self._states[ending] = state
 
     def change(self) -> FileChange:
-        """Return what happened to the files since `remember`."""
+        """Return the change of the files since `remember`."""
         old, new = self._states, self._look()
         if old == new:
             return FileChange.NONE

@@ -141,7 +141,7 @@ class FileDamaged(Exception):
 
 @contextlib.contextmanager
 def diagnosed(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors: damage is what SQLite calls corrupt, nothing else.
+    """Translate SQLite's errors; only what SQLite calls corrupt counts as damage.
 
     Raises:
         FileDamaged: the file is damaged.

@@ -51,7 +51,7 @@ PINNED_COMMITS: Final = 10
 
 
 class CommitReport(NamedTuple):
-    """What is known after a commit.
+    """The result of a commit.
 
     Attributes:
         bytes: how much of the file is in use, and the size of the write-ahead log.
@@ -113,8 +113,9 @@ class Store:
             return self._read()
         except (ValueError, KeyError) as error:
             raise StoreError(
-                f"store.path: cannot use {self.path}: {error}; it was left unchanged:"
-                " restore a backup, or move the file away to start with an empty store"
+                f"store.path: cannot use {self.path}: {error}; the file was left"
+                " unchanged: restore a backup, or move it away to start with an empty"
+                " store"
             ) from None
 
     def start_over(self, damage: str) -> None:

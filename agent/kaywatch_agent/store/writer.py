@@ -71,10 +71,10 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         if self.max_bytes < LEAST_BYTES:
-            raise ValueError(f'max_size = "{self.max_size}": at least "16MB"')
+            raise ValueError(f'max_size = "{self.max_size}": expected at least "16MB"')
         for key in ("minute_buckets_hours", "hour_buckets_days"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
+                raise ValueError(f"{key} = {getattr(self, key)}: expected at least 1")
 
     @property
     def max_bytes(self) -> int:
@@ -175,7 +175,7 @@ class StoreWriter:
 
     @property
     def problem(self) -> str:
-        """What is wrong at the moment, for `/health`; empty for nothing."""
+        """The current problem, for `/health`; empty for none."""
         waited = time.monotonic() - self._since if self._since else 0.0
         if waited > SLOW_SECONDS:
             return f"a commit has been in progress for {waited:.0f} s: the disk is slow"

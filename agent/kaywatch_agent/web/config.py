@@ -73,7 +73,7 @@ class HttpConfig:
         self._check_files()
         for name in ("connections", "streams"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         if self.public != DEFAULT_PUBLIC:
             self._check_public()
         if not self.unix_path and not is_loopback(self.address[0]):

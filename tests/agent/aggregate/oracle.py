@@ -1,4 +1,4 @@
-"""What a bucket says about some series, in the words that people use."""
+"""Returns the statistics of some series in a bucket under readable names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes of details a process and a user may keep."""
+"""Processes and users have quotas for the bytes of their details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What aiomqtt does alone, and what our guards make of it, at a real mosquitto."""
+"""The guards around aiomqtt work, and are needed: with a real mosquitto."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process, and one user, may take; and in which order bytes are taken in."""
+"""Processes and users have quotas, and their bytes are read in fair order."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_users_and_groups_have_names_or_numbers() -> None:
         ),
         ({"allow_gids": ["-1"]}, 'allow_gids: unknown group "-1"'),
         ({"allow_uids": ["4294967295"]}, "allow_uids: unknown user"),
-        ({"connections_per_user": 0}, "connections_per_user = 0: at least 1"),
+        ({"connections_per_user": 0}, "connections_per_user = 0: expected at least 1"),
         (
             {"rate_per_process": "fast"},
             'rate_per_process: invalid size "fast"',

@@ -1,4 +1,4 @@
-"""What receivers are sent, within their limits, and what their responses mean."""
+"""Receivers get messages within their limits, and their responses are understood."""
 
 from __future__ import annotations
 

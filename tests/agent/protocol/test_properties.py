@@ -1,4 +1,4 @@
-"""What holds for all input: a round trip is the identity, and nothing ever raises."""
+"""Properties of all input: a round trip is the identity, and nothing ever raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From executions to notifications, with the edge cases."""
+"""The engine turns executions into notifications, including edge cases."""
 
 from __future__ import annotations
 

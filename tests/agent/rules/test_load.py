@@ -149,7 +149,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE + "labels = { severity = 'x' }", "labels.severity"),
         (RULE + "labels = { 'a b' = 'x' }", "invalid or reserved label name"),
         (RULE + "when = 'executions > 1'", "either this or when"),
-        (RULE + "min_executions = -1", "at least 0"),
+        (RULE + "min_executions = -1", "min_executions: -1: expected at least 0"),
         ("[[rule]]\nname = 'r'\nwhen = 'execution > 1'", "did you mean executions?"),
         ("[[rule]]\nname = 'r'\nwhen = 'executions'", "not a comparison"),
         ("[[rule]]\nname = 'r'\nkind = 'x'", "is not one of threshold"),

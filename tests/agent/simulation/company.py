@@ -74,7 +74,7 @@ GRAPHS: Final = (
 
 @dataclass(frozen=True)
 class Effect:
-    """What a fault changes in the runs of its graph."""
+    """The effect of a fault on the runs of its graph."""
 
     errors: float = 0.0
     fallbacks: float = 0.0
@@ -106,7 +106,7 @@ class Fault:
     rules: tuple[str, ...]
 
     def covers(self, passed: float) -> bool:
-        """Return whether it lasts, so many seconds after the start."""
+        """Return whether the fault lasts at a time, in seconds after the start."""
         return self.start * HOUR <= passed < (self.start + self.hours) * HOUR
 
 

@@ -56,7 +56,7 @@ def run_backtest(
 
 @pytest.fixture(scope="module")
 def report(past: Path) -> BacktestReport:
-    """What the built-in rules would have done, without receivers."""
+    """The backtest of the built-in rules, without receivers."""
     return run_backtest(past)
 
 

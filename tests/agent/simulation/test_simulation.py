@@ -1,4 +1,4 @@
-"""From stimuli to the messages that receivers would be sent."""
+"""A simulation turns stimuli into the messages that receivers would get."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         ({"message": [{"to": "me"}]}, 'to: unknown receiver "me" (known: ops)'),
         ({"message": [{"to": "ops", "kind": "test"}]}, "kind: 'test' is not one of"),
-        ({"message": [{"to": "ops", "alerts": 0}]}, "alerts: 0: at least 1"),
+        ({"message": [{"to": "ops", "alerts": 0}]}, "alerts: 0: expected at least 1"),
         ({"message": [{"to": "ops", "body": "x"}]}, "body: expected a table"),
         (
             {"message": [{"to": "ops", "contains": [1]}]},
@@ -200,15 +200,27 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ({"outage": [{"receiver": "me"}]}, 'receiver: unknown receiver "me"'),
         ({"executions": [{}]}, "executions[0].node: missing"),
         ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than"),
-        ({"executions": [{"node": "n", "errors": -1}]}, "errors: -1: at least 0"),
-        ({"executions": [{"node": "n", "retries": -1}]}, "retries: -1: at least 0"),
-        ({"runs": [{"visits": 0}]}, "runs[0].visits: 0: at least 1"),
-        ({"executions": [{"node": "n", "every": "1ms"}]}, 'every: at least "1s"'),
-        ({"executions": [{"node": "n", "from": "2m", "to": "1m"}]}, "to: is before"),
+        (
+            {"executions": [{"node": "n", "errors": -1}]},
+            "errors: -1: expected at least 0",
+        ),
+        (
+            {"executions": [{"node": "n", "retries": -1}]},
+            "retries: -1: expected at least 0",
+        ),
+        ({"runs": [{"visits": 0}]}, "runs[0].visits: 0: expected at least 1"),
+        (
+            {"executions": [{"node": "n", "every": "1ms"}]},
+            'every: "1ms": expected at least "1s"',
+        ),
+        (
+            {"executions": [{"node": "n", "from": "2m", "to": "1m"}]},
+            'to: "1m" is before from = "2m"',
+        ),
         ({"metric": [{"name": "m", "values": ["x"]}]}, "values[0]: expected a number"),
         ({"silence": [{}]}, "silence[0].match: missing"),
         ({"silence": [{"match": []}]}, "silence[0].match: empty"),
-        ({"length": "8d"}, "length: up to 7d"),
+        ({"length": "8d"}, "length: expected at most 7d"),
         ({"strange": 1}, "test[0].strange: unknown key"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What happens to the store's files, while the agent runs and before it starts.
+"""Accidents of the store's files, while the agent runs and before it starts.
 
 The table in docs/operations.md has what these tests observe.
 """

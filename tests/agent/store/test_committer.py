@@ -38,7 +38,7 @@ class Part:
 
 
 class Aggregates:
-    """What a transaction can not be without."""
+    """The parts that every transaction needs."""
 
     def changes(self, full: bool) -> Any:
         return Ticks().change(10.0, []).aggregate

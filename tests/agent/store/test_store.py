@@ -67,7 +67,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def reopen(store: Store) -> StoredState:
-    """What an agent would find that starts now."""
+    """Return the state that an agent would restore now."""
     store.close()
     other = Store(store.path)
     try:

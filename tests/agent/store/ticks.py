@@ -25,7 +25,7 @@ NAMES: dict[str, list[Any]] = {
 
 
 class Ticks:
-    """What an aggregator would hand over, tick by tick."""
+    """The changes of an aggregator, tick by tick."""
 
     def __init__(self) -> None:
         self.totals = EMPTY

@@ -81,7 +81,7 @@ class FakeLink:
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """The response to a request."""
 
     status: int
     headers: http.client.HTTPMessage

@@ -42,7 +42,7 @@ def publish(served: Served) -> None:
 
 
 class Live:
-    """What a reader knows after each event, as `src/api/decode.ts` computes it."""
+    """A reader's data after each event, as `src/api/decode.ts` computes it."""
 
     VALUES = frozenset({"seconds", "cost", "wasted", "p50", "p95", "p99"})
 

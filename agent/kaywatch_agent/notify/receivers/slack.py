@@ -221,7 +221,7 @@ def judge_webhook(response: Response, now: float) -> DeliveryResult:
 
 
 def judge_api(response: Response, now: float) -> DeliveryResult:
-    """Return what the response of the Web API means."""
+    """Return the result that a response of the Web API means."""
     if not 200 <= response.status < 300:
         return judge_status(response.status, response.headers, response.text, now)
     body = response.json

@@ -107,7 +107,9 @@ class Webhook:
             return sign_standard(key, message_id, int(now), body)
         except ValueError:
             path = self._config.secret.key if self._config.secret else ""
-            raise ConfigError(path, "expected whsec_ and base64") from None
+            raise ConfigError(
+                path, "invalid secret: expected whsec_ followed by base64"
+            ) from None
 
 
 def sign_standard(key: str, message_id: str, stamp: int, body: bytes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Who may ask over HTTP, from where, with which token, and how much at once."""
+"""Access to HTTP depends on address, site and token, and has limits."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_with_both_others_may_reach_it() -> None:
 def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What `localhost` leads to is a matter of /etc/hosts."""
+    """/etc/hosts decides to which address `localhost` resolves."""
     find = socket.getaddrinfo
 
     def astray(host: Any, *rest: Any, **more: Any) -> Any:
@@ -319,7 +319,7 @@ def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
         ({"tls_certificate_file": "c"}, "set both or none"),
         ({"read_tokens_file": "a", "read_tokens_credential": "b"}, "set only one"),
         ({"public": ("/helth",)}, "public: unknown path '/helth'"),
-        ({"connections": 0}, "connections = 0: at least 1"),
+        ({"connections": 0}, "connections = 0: expected at least 1"),
     ],
 )
 def test_an_invalid_access_setting_is_reported(

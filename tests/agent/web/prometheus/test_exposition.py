@@ -1,4 +1,4 @@
-"""How samples are written: formats, numbers, and labels of every kind."""
+"""Samples are written in both formats, with all kinds of numbers and labels."""
 
 from __future__ import annotations
 
