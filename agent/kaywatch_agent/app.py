@@ -1,4 +1,4 @@
-"""Start and stop the components of an agent, in order and in reverse order."""
+"""Starts the components of an agent in order, and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from kaywatch_agent.store.writer import StoreWriter
 
 __all__ = ["App"]
 
+# Per component: one that hangs must not keep the others from stopping.
 STOP_SECONDS: Final = 5.0
 
 # Settings that are only read at the start.
@@ -52,7 +53,7 @@ log = structlog.get_logger("kaywatch.agent")
 
 
 class App:
-    """One agent. `run` returns after `stop` was called."""
+    """One agent, from its start to its end."""
 
     def __init__(
         self,
@@ -151,7 +152,9 @@ class App:
         ]
         if fixed:
             names = ", ".join(fixed)
-            raise ConfigError("", f"{names}: can't be changed without a restart")
+            raise ConfigError(
+                "", f"{names}: can't be changed by a reload; restart the agent"
+            )
         self.config = config
         self.components.use(config)
         # Before the new level, which may hide it.
@@ -224,7 +227,7 @@ class App:
                 async with asyncio.timeout(STOP_SECONDS):
                     await stop()
             except TimeoutError:
-                log.warning("stopped late", stage=name, seconds=STOP_SECONDS)
+                log.warning("did not stop in time", stage=name, seconds=STOP_SECONDS)
         if served:
             log.info("stopped", events=components.status_counts().events)
         self.supervision.close()

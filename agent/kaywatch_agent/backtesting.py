@@ -44,7 +44,7 @@ class Backtester:
         self._lock = threading.Lock()
 
     def run(self, rule: Rule, since: float) -> BacktestSummary:
-        """Return what a rule would have done since a time.
+        """Return the alerts and notifications of a rule since a time.
 
         Raises:
             BacktestError: nothing is stored yet, another backtest runs, or it takes too

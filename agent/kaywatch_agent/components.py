@@ -1,4 +1,4 @@
-"""Build all components of an agent from its configuration, and connect them."""
+"""Builds all components of an agent from its configuration, and connects them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ __all__ = ["Components"]
 
 # A tick that is this late means that the agent is stuck.
 TICK_DEADLINE: Final = 10.0
+# Rules run in a thread, and are evaluated less often while the agent is busy.
 RULES_DEADLINE: Final = 60.0
 INGEST_DEADLINE: Final = 30.0  # three probes that fail, or hang
 
@@ -61,7 +62,7 @@ class Components:
         health: the readiness of each stage.
         metrics: the agent's own metrics.
         pipeline: turns messages into aggregates.
-        intake: between the transports and the pipeline.
+        intake: connects the transports with the pipeline.
         listener: the UNIX socket.
         mqtt: the brokers.
         alerting: the rules.
@@ -163,7 +164,7 @@ class Components:
         )
 
     def status_counts(self) -> StatusCounts:
-        """Return what `systemctl status` shows."""
+        """Return the counts that `systemctl status` shows."""
         return StatusCounts(
             events=int(self.pipeline.queue.metrics.events.value),
             series=len(self.pipeline.aggregator.registry.keys),
@@ -276,8 +277,8 @@ def _health(clock: Callable[[], float]) -> Health:
 
 def _unusable(path: Path, error: ValueError) -> StoreError:
     return StoreError(
-        f"store.path: cannot use {path}: {error}; it was left unchanged:"
-        " restore a backup, or move the file away to start with an empty store"
+        f"store.path: cannot use {path}: {error}; the file was left unchanged:"
+        " restore a backup, or move it away to start with an empty store"
     )
 
 

@@ -1,4 +1,4 @@
-"""Run the agent's tasks of each second and of each commit."""
+"""Runs the agent's tasks of each second (ticks), and its commits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class Ticker:
         self.publish = publish
         self._changed = _ChangedAlerts(changed)
         self._clock = clock
-        self._problems: dict[Callable[[], None], str] = {}  # of tasks that failed
+        # The last error of each failing task, because each is logged only once.
+        self._problems: dict[Callable[[], None], str] = {}
         self._ending = False
         self._evaluation: asyncio.Task[None] | None = None
 
@@ -78,7 +79,7 @@ class Ticker:
             await asyncio.sleep(due - loop.time())
 
     async def run_commits(self) -> None:
-        """Commit whenever that is requested, until `end_commits`."""
+        """Commit on request, until `end_commits`."""
         while not self._ending:
             await self._committer.requested()
             if not self._ending:
@@ -171,7 +172,7 @@ class Ticker:
 
 
 class _ChangedAlerts:
-    """Alerts whose change is not durable yet: after a crash, it never happened."""
+    """Alerts whose change is not durable yet, and may therefore not be published."""
 
     def __init__(self, listeners: list[Callable[[AlertsSnapshot], None]]) -> None:
         self._listeners = listeners
@@ -182,16 +183,16 @@ class _ChangedAlerts:
         self._pending.append(changed)
 
     def take(self) -> list[AlertsSnapshot]:
-        """Return what the commit that begins now contains."""
+        """Return the alerts in the commit that begins now."""
         taken, self._pending = self._pending, []
         return taken
 
     def put_back(self, changed: list[AlertsSnapshot]) -> None:
-        """Keep what a failed commit contained for the next one."""
+        """Keep the alerts of a failed commit for the next one."""
         self._pending[:0] = changed
 
     def publish(self, changed: list[AlertsSnapshot]) -> None:
-        """Pass on what a commit contained."""
+        """Publish the alerts of a commit."""
         for each in changed:
             for listener in self._listeners:
                 try:

@@ -26,7 +26,7 @@ Documents = Mapping[tuple[str, str], bytes | None]
 
 
 class AggregateChanges(NamedTuple):
-    """What one commit makes durable of the aggregates.
+    """The changes of the aggregates in one commit.
 
     Attributes:
         now: Unix seconds.
@@ -89,7 +89,7 @@ class WriteBatch(NamedTuple):
 
 
 class StoredState(NamedTuple):
-    """What the store contained at a start.
+    """The content of the store at a start.
 
     Attributes:
         now: time of the last commit, Unix seconds; None if there was none.

@@ -18,7 +18,7 @@ KEEP_SECONDS = 3600.0
 
 # A disconnected client whose process may be alive is kept longer: it still buffers
 # unacknowledged batches and resends them when it finds the agent. Its sequence number
-# tells which of them were counted. A buffer unsent for a week is given up.
+# shows which of them were counted. A buffer unsent for a week is given up.
 KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
 
 # Clients in total; beyond it, clients that have left are dropped early.
@@ -32,7 +32,7 @@ _KEPT: Final = {
 
 
 class ClientChanges(NamedTuple):
-    """What one commit makes durable of the clients.
+    """The changes of the clients in one commit.
 
     Attributes:
         stored: the changed clients by id, as JSON.

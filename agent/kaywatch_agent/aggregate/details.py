@@ -1,4 +1,4 @@
-"""What is kept beside the buckets: failures, topologies, and the longest runs."""
+"""Details that are kept beside the buckets: failures, topologies, the longest runs."""
 
 from __future__ import annotations
 

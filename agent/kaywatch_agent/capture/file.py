@@ -1,10 +1,10 @@
-"""The file format of captures: appended to while recording, readable after any crash.
+"""Reads and writes the file format of captures, which is readable after any crash.
 
-Eight magic bytes, then records, each preceded by its length (4 bytes, big-endian).
-The first record is a map, the `CaptureHeader`. Then come arrays `[at, connection,
-message]`; a nil message means that the connection ended. The last record is a map, the
-trailer; a file without it was cut off. A file whose name ends in `.gz` is compressed as
-a whole.
+The file starts with eight magic bytes. Records follow, each preceded by its length (4
+bytes, big-endian). The first record is a map, the `CaptureHeader`. Then come arrays
+`[at, connection, message]`; a nil message means that the connection ended. The last
+record is a map, the trailer; a file without it was cut off. A file whose name ends in
+`.gz` is compressed as a whole.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CaptureHeader(msgspec.Struct, omit_defaults=True):
         v: the version of the file format.
         started: Unix seconds.
         agent: the version of the agent.
-        redacted: whether texts that may hold user data were replaced.
+        redacted: whether texts that may contain user data were replaced.
     """
 
     v: int
@@ -89,7 +89,7 @@ class CaptureWriter:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
         with self._errors():
-            # Readable for its owner only: error messages may hold user data.
+            # Readable for its owner only, because error messages may contain user data.
             self._file = os.fdopen(os.open(path, flags, 0o600), "wb", BUFFER_BYTES)
         self._stream: IO[bytes] | gzip.GzipFile = self._file
         if path.name.endswith(".gz"):
@@ -98,7 +98,7 @@ class CaptureWriter:
         try:
             with self._errors():
                 self._stream.write(MAGIC + frame(_encode(header)))
-            # An error shows before anything was captured.
+            # Written at once, so that an error is reported before the capture begins.
             self.flush()
         except CaptureError:
             self.close()
@@ -158,14 +158,14 @@ class CaptureWriter:
 
 
 class CaptureReader:
-    """Reads a capture to its end, or to where it was cut off or damaged.
+    """Reads a capture up to its end, or up to the point where it is cut off or damaged.
 
     Attributes:
         path: the file.
         header: the capture's description.
         size: the bytes of the file.
-        problem: why reading stopped early, known after the iteration; empty if it
-            did not.
+        problem: why reading stopped early, known after the iteration; empty if reading
+            reached the end.
         missed: messages that the capture did not record, known after the iteration.
     """
 
@@ -187,7 +187,7 @@ class CaptureReader:
             raise CaptureError(f"{path}: {error.strerror}") from None
         self._stream: IO[bytes] | _Decompressor = self._file
         try:
-            # The content decides rather than the name: the file may have been renamed.
+            # Decided by the content, because the file may have been renamed.
             if self._file.peek(2).startswith(_GZIP):
                 self._stream = _Decompressor(self._file)
             self.header = self._read_header()
@@ -237,7 +237,7 @@ class CaptureReader:
     def _read_record(self) -> CaptureRecord | _Trailer:
         record: CaptureRecord | _Trailer = self._decoder.decode(self._read_frame())
         if isinstance(record, CaptureRecord):
-            # A replay waits for this time: a damaged one would let it wait for years.
+            # A replay waits until this time, so damage could make it wait for years.
             if not 0 <= record.at <= MAX_TIME:
                 raise ValueError(f"a record's time is {record.at}: not Unix seconds")
             if record.message is not None and len(record.message) > MAX_FRAME:
@@ -259,7 +259,7 @@ class CaptureReader:
 
 
 class _Decompressor:
-    """A gzip file, read up to where it was cut off.
+    """A gzip file that can be read even if it was cut off.
 
     `gzip.GzipFile` raises at the end of a truncated file and discards the bytes that
     it has read ahead.

@@ -30,7 +30,7 @@ __all__ = ["CaptureProgress", "record"]
 SILENCE_SECONDS: Final = 10.0
 # After a `kill -9`, at most a second of messages is missing from the file.
 FLUSH_SECONDS: Final = 1.0
-# Ctrl-C and the limits take effect within this time.
+# Ctrl-C and the limits of time and size take effect within this time.
 POLL_SECONDS: Final = 0.2
 READ_BYTES: Final = 1024 * 1024
 
@@ -39,7 +39,7 @@ ENVELOPE: Final = 1_024
 
 
 class CaptureProgress(NamedTuple):
-    """What has been recorded so far.
+    """The progress of a capture.
 
     Attributes:
         messages: recorded messages.
@@ -117,7 +117,7 @@ class _Recording:
         self._last_time: float = copies[0]["at"]
         version = str(copies[0].get("agent", ""))
         header = CaptureHeader(FORMAT, self._last_time, version, redact)
-        # Created once the agent has agreed, so that a refusal leaves no file.
+        # Created once the agent has accepted, so that a rejection leaves no file.
         self._writer = CaptureWriter(path, header, force=force)
         self._started = self._flushed = time.monotonic()
         self._add_all(copies)
@@ -128,8 +128,7 @@ class _Recording:
         try:
             copies = self._agent.read(POLL_SECONDS)
         except CaptureError as error:
-            # What has been recorded is still a valid capture, so it is finished as
-            # usual.
+            # The recorded messages are a valid capture, so the file is completed.
             copies, problem = [], str(error)
         self._add_all(copies)
         now = time.monotonic()

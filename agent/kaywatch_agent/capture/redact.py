@@ -1,7 +1,8 @@
-"""Removes texts that may hold user data from captured messages; names and numbers stay.
+"""Removes texts that may contain user data from captured messages.
 
-Strategy: only keys that are listed here are kept, so a key that some client adds does
-not end up in a bug report by accident. Binary columns hold only numbers and indexes.
+Names and numbers stay. Strategy: only keys that are listed here are kept, so unknown
+keys of clients cannot leak into a bug report. Binary columns contain only numbers and
+indexes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _ITEM_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 # The values of labels and tags are usually names (`model=m1`), but may be any text.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{1,40}")
-# Bounds the memory of a capture that runs for days; later texts are all alike.
+# Bounds the memory of a capture that runs for days; later texts share one replacement.
 MAX_MASKED: Final = 100_000
 
 _encode: Final = msgspec.msgpack.Encoder().encode

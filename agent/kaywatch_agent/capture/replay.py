@@ -1,9 +1,10 @@
 """Sends the messages of a capture to an agent, as the captured clients did.
 
-Strategy: one task sends, in the captured order, each captured connection over one of
-its own; one task per connection reads the replies. When a client continues over another
-connection, sending waits until its earlier batches are acknowledged, as otherwise they
-could arrive out of order. The bytes that await acknowledgement are bounded.
+Strategy: one task sends all messages in the captured order, each over the connection
+that stands for the captured one. One task per connection reads the replies. If a client
+continues over another connection, sending waits until its earlier batches are
+acknowledged, because they could arrive out of order. The bytes that await
+acknowledgement are bounded.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ READ_BYTES: Final = 65_536
 
 @dataclass
 class ReplayProgress:
-    """What has been sent so far, and how the agent answered.
+    """The progress of a replay, and the agent's answers.
 
     Attributes:
         messages: sent messages.
@@ -117,7 +118,7 @@ class _ReplayedClient:
     said_bye: bool = False
 
 
-# Compared by identity: two connections are never equal.
+# Compared by identity, because equal connections are still different.
 @dataclass(eq=False)
 class _Connection:
     number: int
@@ -183,7 +184,7 @@ class _CaptureReplay:
             problem = next(_reasons(group), "closed the connection")
         finally:
             for connection in self._connections.values():
-                # Closing would wait for data that an agent that has gone never reads.
+                # Closing normally would wait for an agent that no longer reads.
                 connection.writer.transport.abort()
         self._show_progress()
         if problem:
@@ -223,7 +224,7 @@ class _CaptureReplay:
         if self._speed != float("inf"):
             self._progress.behind = max(self._progress.behind, -early)
         self._show_progress()
-        # Sending goes on at half of it, so that sending and committing overlap.
+        # Sending resumes at half of the limit, so that sending and commits overlap.
         if self._unacknowledged > MAX_UNACKNOWLEDGED:
             limit = MAX_UNACKNOWLEDGED // 2
             await self._wait_until(lambda: self._unacknowledged < limit)
@@ -261,7 +262,7 @@ class _CaptureReplay:
             self._unacknowledged += batch.size
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for replies; ask for a commit, as the agent's tick may be a second away.
+        """Wait for replies; request a commit, because a tick may be a second away.
 
         Raises:
             _AgentLost: nothing was acknowledged in time.
@@ -318,8 +319,8 @@ class _CaptureReplay:
                 client = connection.clients.get(message["client"])
                 if client is not None:
                     self._acknowledge(client, message["seq"])
-            # A replay keeps its pace: how the agent copes with the captured load is the
-            # question.
+            # A replay must not slow down, because it shows how the agent copes with the
+            # captured load.
             case "slow":
                 self._progress.slow += 1
                 return
@@ -365,7 +366,7 @@ class _CaptureReplay:
 
 
 def _reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
-    """Yield what the agent did, from the errors of the tasks."""
+    """Yield the problems with the agent, from the errors of the tasks."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _reasons(error)

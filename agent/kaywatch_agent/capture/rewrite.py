@@ -31,7 +31,7 @@ _ITEM_TIMES: Final[Mapping[str, tuple[str | int, ...]]] = {
     "in_flight": (2, 5),
 }
 
-# Errors of messages that are not as the protocol says; no client of ours sends them.
+# Errors of messages that violate the protocol; our clients send none.
 _MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -113,8 +113,8 @@ class MessageRewriter:
         return {"client": client, "seq": seq}
 
     def _rename(self, client: bytes) -> bytes:
-        # A hash instead of a table: it needs no memory, and both ends of a cut-off
-        # capture agree.
+        # A hash instead of a table, because it needs no memory and does not depend on
+        # earlier messages.
         return blake2b(client, digest_size=16, key=self._salt).digest()
 
     def _recorded_since_start(self, envelope: _Envelope, events: int) -> int:

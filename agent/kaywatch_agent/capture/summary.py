@@ -16,7 +16,7 @@ __all__ = ["CaptureSummary", "ServiceSummary", "summarize"]
 
 
 class ServiceSummary(msgspec.Struct):
-    """What one service sent; only valid events are counted."""
+    """The valid events of one service."""
 
     service: str
     processes: int = 0
@@ -29,7 +29,7 @@ class ServiceSummary(msgspec.Struct):
 
 
 class CaptureSummary(msgspec.Struct):
-    """What a capture holds.
+    """The content of a capture.
 
     Attributes:
         agent: the version of the agent that it was recorded from.
@@ -81,8 +81,7 @@ class _ServiceCounter:
     def __init__(self) -> None:
         self._summaries: dict[str, ServiceSummary] = {}
         self._service_of: dict[str, str] = {}  # by client
-        # The agent's own decoder, so that what it would reject is not counted here
-        # either.
+        # The agent's own decoder, so that events that the agent rejects do not count.
         self._reader = BatchReader()
 
     def add(self, encoded: bytes, connection: int) -> str:
@@ -100,7 +99,7 @@ class _ServiceCounter:
         return type(message).__name__.lower()
 
     def summaries(self) -> list[ServiceSummary]:
-        """Return what each service sent, by name."""
+        """Return the content that each service sent, by name."""
         for service, processes in Counter(self._service_of.values()).items():
             self._summaries[service].processes = processes
         return [summary for _, summary in sorted(self._summaries.items())]

@@ -97,7 +97,7 @@ class ClientTopics:
 
     @property
     def filters(self) -> list[str]:
-        """What to subscribe to."""
+        """The topics to subscribe to."""
         return [wire.topic(self.prefix, "+", leaf) for leaf in LEAVES]
 
     def remote_peer(self) -> RemotePeer:

@@ -74,7 +74,7 @@ class WatchedProcess:
 
     @property
     def started(self) -> float:
-        """Its start in Unix seconds; 0 if unknown."""
+        """When the process started, Unix seconds; 0 if unknown."""
         try:
             return self._lookup().create_time()
         except _UNREADABLE:

@@ -48,7 +48,7 @@ class Probe:
         while True:
             problem = await self.check()
             if problem and problem != self._problem:
-                log.error("clients can't push to this agent", problem=problem)
+                log.error("clients cannot push to this agent", problem=problem)
             elif self._problem and not problem:
                 log.info("clients can push to this agent again")
             self._problem = problem

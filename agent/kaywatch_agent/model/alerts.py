@@ -254,7 +254,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the outbox stores of a message, and HTTP shows of it.
+    """A message as the outbox stores it and HTTP shows it.
 
     `due` is when it was first due, after its group's wait; `not_before` is when it may
     be sent next. `settled` is when it was sent or given up; `code` is the last HTTP

@@ -1,4 +1,4 @@
-"""What clients report besides columns of numbers: one struct per concept.
+"""Records that clients report besides columns of numbers: one struct per concept.
 
 The same struct is decoded from the wire, aggregated, stored, returned over HTTP and
 described in OpenAPI. A new field is declared here only, with its bounds and

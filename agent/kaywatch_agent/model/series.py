@@ -28,7 +28,7 @@ Numbers = NDArray[np.integer[Any]]
 
 
 class Kind(IntEnum):
-    """What a series measures."""
+    """The kind of event that a series measures."""
 
     NODE = 0  # executions of a node; the value is seconds
     RUN = 1  # runs of a graph; the value is seconds, attempts are visits

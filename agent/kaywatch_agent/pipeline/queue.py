@@ -223,7 +223,7 @@ class BatchQueue:
         return details
 
     def _keep_live(self, details: Details, batch: Batch, client: Client) -> None:
-        """Replace what a client has in progress, as far as its quota allows."""
+        """Replace a client's executions in progress, as far as its quota allows."""
         keep, owner = self._aggregator.details.keep, client.owner
         if details.in_flight is not None:
             size = len(batch.encoded.in_flight)

@@ -39,15 +39,15 @@ class Peer(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 if the transport does not provide it."""
+        """The peer's process id; 0 if the transport does not provide it."""
 
     @property
     def uid(self) -> int:
-        """Its user id; -1 if the transport does not provide it."""
+        """The peer's user id; -1 if the transport does not provide it."""
 
     @property
     def started(self) -> float:
-        """Its start in Unix seconds; 0 if unknown."""
+        """When the peer's process started, Unix seconds; 0 if unknown."""
 
     @property
     def trusted(self) -> bool:

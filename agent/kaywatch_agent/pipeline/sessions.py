@@ -103,7 +103,7 @@ class SessionTable:
         )
 
     def _refuse_older(self, message: Message, session: Session) -> Rejected | None:
-        """Reject what arrives on a connection if its client has a newer one.
+        """Reject messages on a connection if their client has a newer one.
 
         A client reconnects when it doubts a connection. What is left of the old one
         must not be mixed with what it sends again; nor must the batches of a program

@@ -1,4 +1,4 @@
-"""Decode binary columns into numpy arrays; drop and count invalid rows.
+"""Decodes binary columns into numpy arrays; drops and counts invalid rows.
 
 Strategy: the columns of all batches that share a table are joined as bytes and checked
 once, because a numpy call costs the same for twenty rows as for a thousand. If a joined
@@ -47,7 +47,7 @@ _TYPES: Final = {code: np.dtype(code).newbyteorder("<") for code in "BHIfd"}
 _map_decoder: Final = msgspec.msgpack.Decoder(dict[str, Any])
 _LAST_OUTCOME: Final = max(Outcome)
 
-# Calling the reductions directly saves 0.3 us compared with the methods of arrays.
+# Calling the reductions directly is 0.3 us faster than calling the arrays' methods.
 _max: Final = np.maximum.reduce
 _min: Final = np.minimum.reduce
 _all: Final = np.logical_and.reduce
@@ -278,7 +278,7 @@ def _drop_invalid(
 
 # -- checks of rows --------------------------------------------------------------------
 
-# Each check tests an extreme first: this takes one pass, and is nearly always enough.
+# Each check tests an extreme first: that takes one pass, and nearly always suffices.
 
 
 def _check_indexes(where: str, column: Array, size: int) -> Problem | None:
@@ -313,7 +313,7 @@ def _check_values(where: str, column: Array) -> Problem | None:
 def _check_counts(
     where: str, columns: Mapping[str, Array], table: Table
 ) -> Problem | None:
-    """Reject negative counts: to Prometheus, a lower sum means that we restarted."""
+    """Reject negative counts: Prometheus takes a lower sum for a restart."""
     negative = columns["value"] < 0
     if not negative.any():
         return None

@@ -28,7 +28,7 @@ EXTEND_EVERY: Final = 2.0
 
 
 class StatusCounts(NamedTuple):
-    """What `systemctl status` shows.
+    """The counts that `systemctl status` shows.
 
     Attributes:
         events: events accepted since the store was created.

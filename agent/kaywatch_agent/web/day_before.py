@@ -1,4 +1,4 @@
-"""The day before a period, merged once an hour or a minute: what is usual."""
+"""The usual values: the day before a period, merged once an hour or a minute."""
 
 from __future__ import annotations
 

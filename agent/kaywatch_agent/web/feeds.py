@@ -84,7 +84,7 @@ class _Updates(NamedTuple):
 
 
 class _Feed:
-    """One window: what all its readers have, and who they are."""
+    """One window: its readers, and the data that they have."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _Feed:
         self._task: asyncio.Task[None] | None = None
 
     def publish(self) -> None:
-        """Send what has changed.
+        """Send the changes.
 
         While an update is being built, at most one more is requested: a machine that
         is too slow for one per second sends fewer.

@@ -1,4 +1,4 @@
-"""The HTTP server: listens on addresses, and starts and stops what serves requests."""
+"""The HTTP server: listens on addresses, and starts and stops its components."""
 
 from __future__ import annotations
 

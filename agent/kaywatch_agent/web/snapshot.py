@@ -1,4 +1,4 @@
-"""What a response is built from: one immutable snapshot, and the windows in it."""
+"""The data of a response: one immutable snapshot, and the windows in it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
 
 
 class ClientActivity(NamedTuple):
-    """What one connected client executes."""
+    """The executions in progress of one connected client."""
 
     client: str
     service: str

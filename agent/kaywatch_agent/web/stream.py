@@ -1,4 +1,4 @@
-"""Server-sent events: sends what subscriptions have, and ends all streams at the stop.
+"""Server-sent events: sends the data of subscriptions, and ends streams at the stop.
 
 Source: WHATWG HTML, "Server-sent events".
 """
@@ -47,7 +47,7 @@ def encode_event(name: str, data: bytes, number: int | None = None) -> bytes:
 
 
 class Subscription(ABC):
-    """What one subscriber has yet to receive; subclasses have the queue."""
+    """One subscriber; a subclass has the queue of data that is not sent yet."""
 
     def __init__(self) -> None:
         self._ready = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What the web server reads from the agent, and the components that it changes."""
+"""The web server's view of the agent: the data it reads, the components it changes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PastEpisode(NamedTuple):
 
 
 class BacktestSummary(NamedTuple):
-    """What a rule would have done.
+    """The result of a backtest of one rule.
 
     Attributes:
         start, end: the period, Unix seconds.

@@ -102,7 +102,7 @@ class AlertView(AlertSummary, frozen=True, kw_only=True):
 
 
 class AlertList(ResponseBody):
-    """Alerts, the most urgent first; `matching` ignores the limit.
+    """Alerts, the most urgent first; `matching` is their number without the limit.
 
     `states` counts all alerts by state, whatever the filters.
     """
@@ -124,7 +124,7 @@ class AlertReceiver(ResponseBody):
     """The notifications of one receiver, the oldest message first.
 
     `type` is empty if the receiver is no longer configured. An `alertmanager` is sent
-    all firing alerts again and again, and has no messages.
+    all firing alerts at an interval, and has no messages.
     """
 
     receiver: str
@@ -135,7 +135,7 @@ class AlertReceiver(ResponseBody):
 
 
 class AlertResponse(ResponseBody):
-    """One alert, its timeline, what was known when it fired, and its notifications.
+    """One alert, its timeline, its context when it fired, and its notifications.
 
     `episodes` are the times at which it fired, from the timeline; `left_out` counts the
     entries that are no longer kept. `context` has the values of the last windows before
@@ -167,7 +167,7 @@ def list_alerts(snapshot: AgentSnapshot, query: AlertsQuery) -> AlertList:
 
 
 def alert_details(snapshot: AgentSnapshot, query: AlertQuery) -> AlertResponse:
-    """Return everything that is known of one alert.
+    """Return an alert with its timeline, context and notifications.
 
     Raises:
         Problem: 404 for an unknown alert.
@@ -226,9 +226,9 @@ def sort_by_urgency(alerts: AlertsSnapshot, selected: Iterable[Alert]) -> list[A
 
     def urgency(alert: Alert) -> tuple[int, int, float, str]:
         rule, life = alerts.rule(alert), alert.lifecycle
-        # A removed rule has no severity: its alerts come last.
+        # The alerts of a removed rule have no severity, and come last.
         severity = SEVERITIES.index(rule.severity) if rule else 0
-        # The latest of the times that its state has.
+        # The latest of the times at which its state may have begun.
         newest = life.ended or life.fired or life.started
         return _URGENCY[life.state], -severity, -newest, alert.id
 
@@ -276,7 +276,7 @@ def _since(alert: Alert) -> float | None:
             return life.fired
         case AlertState.OK:
             return life.ended
-    # The life cycle has no time at which recovering began; the timeline has.
+    # Only the timeline contains the time at which an alert began to recover.
     changes = [entry.time for entry in alert.timeline if entry.after == life.state]
     return changes[-1] if changes else None
 
@@ -288,8 +288,8 @@ def _receivers(
     rule = alerts.rule(alert)
     types = {receiver.name: receiver.type for receiver in snapshot.receivers}
     messages = _messages(snapshot.messages, alerts.describe(alert).dedup_key)
-    # A receiver that left the rule or the configuration may still have a firing
-    # notification.
+    # A receiver that was removed from the rule or the configuration may still show the
+    # alert as firing.
     names = dict.fromkeys([*(rule.notify if rule else ()), *alert.notified, *messages])
     suppressions = _suppressions(alert)
     receivers = []
@@ -308,7 +308,7 @@ def _receivers(
 
 
 def _suppressions(alert: Alert) -> dict[str, Suppression]:
-    # Only firing notifications are suppressed; what remains of an earlier episode would
+    # Only firing notifications are suppressed; suppressions of an earlier episode would
     # mislead.
     return alert.suppressions if alert.lifecycle.is_firing else {}
 

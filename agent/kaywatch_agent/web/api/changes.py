@@ -1,4 +1,4 @@
-"""What is different from before: alerts, processes, versions, topologies, errors."""
+"""Recent changes: alerts, processes, versions, topologies and errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ChangeList(ResponseBody):
 
 def list_changes(snapshot: AgentSnapshot, query: ChangesQuery) -> ChangeList:
     """Return recent changes."""
-    # Buckets of a minute are kept for a day: before that, no first event has a time.
+    # Buckets of a minute are kept for a day; earlier first events have no time.
     start = snapshot.now - min(DAY, parse_duration(query.since))
     changes = [
         change
@@ -120,7 +120,7 @@ def _alerts(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]:
     alerts = snapshot.alerts()
     for alert in alerts.alerts:
         life = alert.lifecycle
-        # Rendering a summary takes longer than this check.
+        # Checked first, because rendering a summary takes longer.
         if max(life.fired, life.ended or 0.0) < start:
             continue
         facts = alerts.describe(alert)
@@ -158,14 +158,13 @@ def _processes(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
 
 
 def _versions(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
-    """Yield the first process with another version than the one before."""
+    """Yield each process whose version differs from the one before in its service."""
     versions: dict[str, str] = {}
     clients: list[ClientDetails] = [*snapshot.clients]
     # A deployment replaces processes one by one: only the first of a version is a
     # change.
     for client in sorted(clients, key=lambda client: client.first_seen):
-        # A tag of the application's, for it knows its own version; most clients have
-        # none.
+        # Only the application knows its version, and may send it as a tag.
         version = client.tags.get("version")
         if version is None:
             continue
@@ -178,7 +177,7 @@ def _versions(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
 
 def _topologies(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
     for (service, graph), record in snapshot.view.topologies.items():
-        # The first report of a topology is no change of it.
+        # The first report of a topology is not a change.
         if record.changed > record.since:
             text = f"{graph}: nodes or edges changed"
             yield _change(record.changed, "topology", text, service, graph)
@@ -220,7 +219,7 @@ def _first_executions(
         if key is None or key.kind is not Kind.NODE or OTHER in key:
             continue
         place, time = (key.service, key.graph), times[row << ROW_SHIFT]
-        # All nodes of a new graph are new, so one change reports them.
+        # All nodes of a new graph are new, so one change for the graph is enough.
         if not key.graph or place in old:
             text = f"{key.node}: first execution"
             yield _change(time, "new_node", text, *place, key.node)
@@ -235,7 +234,7 @@ def _only_in(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows, and the facts about errors, with all their events in a bucket.
 
-    A late event is in the totals only, so that its row counts as an older one.
+    A late event is in the totals only, so its row does not count as new.
     """
     totals_of = _lookup(totals.rows, totals.executions, recent.rows)
     rows = recent.rows[totals_of == recent.executions]

@@ -61,7 +61,7 @@ class CompletenessQuery(Struct, frozen=True):
 
 
 class CompletenessResponse(ResponseBody):
-    """What became of all events, in total and by service."""
+    """The number of received and lost events, in total and by service."""
 
     timestamp: Moment
     window: WindowSeconds | None
@@ -113,7 +113,7 @@ def list_clients(snapshot: AgentSnapshot, query: ClientsQuery) -> ClientList:
         if query.state in (None, client.state)
         and query.service in (None, client.service)
     ]
-    # The id last, because a pid may be used again, or be that of another host.
+    # The id comes last; pids are reused, and are not unique across hosts.
     clients.sort(key=lambda client: (client.service, client.pid, client.id))
     return ClientList(timestamp=snapshot.now, socket=snapshot.socket, clients=clients)
 
@@ -121,7 +121,7 @@ def list_clients(snapshot: AgentSnapshot, query: ClientsQuery) -> ClientList:
 def completeness(
     snapshot: AgentSnapshot, query: CompletenessQuery
 ) -> CompletenessResponse:
-    """Return what became of all events, in total and by service."""
+    """Return the number of received and lost events, in total and by service."""
     window = Window(snapshot, query.window, query.end)
     counts = window.completeness
     names = [n for n in sorted(counts.services) if query.service in (None, n)]

@@ -1,4 +1,4 @@
-"""When alerts fired: the episodes of all alerts within a period, on one time axis."""
+"""The episodes of all alerts within a period: when each of them fired."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def episodes_of(
         if not entry.after:
             continue
         is_firing = entry.after in _FIRING
-        # From recovering back to firing, the same episode goes on.
+        # An alert that fires again while it recovers stays in the same episode.
         if is_firing and entry.before not in _FIRING:
             text = _reason(entry, unit, window)
             number, start = entry.episode, entry.time
@@ -137,7 +137,7 @@ def _row(
 
 
 def _reason(entry: TimelineEntry, unit: str, window: float) -> str:
-    """Return such as `38.8 %, threshold 5.0 %; 31 of 80 failed in 5m`."""
+    """Return a reason such as `38.8 %, threshold 5.0 %; 31 of 80 failed in 5m`."""
     parts = []
     if entry.value is not None:
         text = quantity(entry.value, unit)

@@ -33,7 +33,7 @@ __all__ = ["MissedEvents", "Subscribed", "first_event", "subscribe"]
 # At 1,000 events per second each, they use some 20 % of a core.
 MAX_SUBSCRIBERS: Final = 20
 
-# Events that are written at once.
+# The maximum number of events in one write.
 BATCH: Final = 100
 
 FAILURES: Final = frozenset((Outcome.ERROR, Outcome.SUPPRESSED, Outcome.FALLBACK))
@@ -73,7 +73,7 @@ class EventsQuery(Struct, frozen=True):
         str,
         Meta(
             pattern=rf"^{DURATION_PATTERN}$",
-            description="Only what took longer than this.",
+            description="Only executions and runs that took longer than this.",
             examples=["2s", "500ms", "0.5"],
             extra={"allowed": DURATION_TEXT},
         ),

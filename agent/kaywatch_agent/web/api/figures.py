@@ -1,4 +1,4 @@
-"""What places (nodes, or graphs) did within a window, in columns.
+"""Statistics of places (nodes or graphs) within a window, in columns.
 
 Strategy: one row for each place and one array for each figure, whatever the number of
 places. The live stream compares such arrays with those of the previous tick; a response
@@ -49,7 +49,7 @@ DIMENSIONS: Final = frozenset({Dimension.OUTCOME, Dimension.HISTOGRAM})
 
 
 class Figures(ResponseBody):
-    """What a node or a graph did within a window.
+    """The figures of a node or a graph within a window.
 
     `seconds` is the sum over all executions. `wasted_cost_usd` is the cost of attempts
     that raised an exception. The last three are null without calls of a model.
@@ -127,7 +127,7 @@ def columns_of(
         "fallback": outcomes[:, Outcome.FALLBACK],
         "cancelled": outcomes[:, Outcome.CANCELLED],
         "retries": stats.retries(),
-        # Clients may send any number, and JSON has no infinity.
+        # Clients may send any number, but JSON has no infinity.
         "seconds": np.where(np.isfinite(stats.total), stats.total, 0.0),
         "p50": _floats(p50),
         "p95": _floats(p95),

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class GraphStatsQuery(Struct, frozen=True, kw_only=True):
-    """One graph, and where to look for it."""
+    """One graph, and optionally one service."""
 
     graph: Annotated[
         Name, Meta(min_length=1, description="The graph, percent-encoded.")
@@ -111,7 +111,7 @@ class EndCount(ResponseBody):
 
 
 class GraphStats(GraphSummary):
-    """Everything that is known of one graph."""
+    """All statistics of one graph."""
 
     ends: list[EndCount]
     topology: TopologyRecord | None
@@ -361,7 +361,7 @@ def _never_run(
     topology: TopologyRecord | None, executed: Mapping[str, object]
 ) -> list[str] | None:
     """Return the nodes without executions, in the topology's order."""
-    # With executions under `__other__`, any of them may belong to any node.
+    # Executions under `__other__` may be those of any node.
     if topology is None or OTHER in executed:
         return None
     return [node for node in topology.nodes if node not in executed]
@@ -385,8 +385,7 @@ def union_of(graph: str, records: Sequence[TopologyRecord]) -> TopologyRecord:
     return TopologyRecord(
         service=records[0].service if len(records) == 1 else "",
         graph=graph,
-        # Services that share a graph almost always share its start; one has to be
-        # chosen.
+        # Services that share a graph almost always share its start, so any will do.
         start=records[0].start if records else "",
         nodes=tuple(nodes),
         edges=tuple(edges),

@@ -1,4 +1,4 @@
-"""The state of the agent and of its stages."""
+"""The health of the agent and of its stages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HealthResponse(ResponseBody):
 
 
 def health(snapshot: AgentSnapshot, _: AnyQuery) -> HealthResponse:
-    """Return the readiness of the stages, and what the agent uses."""
+    """Return the readiness of the stages, and the agent's use of resources."""
     alerts, usage = snapshot.alert_states, snapshot.usage
     return HealthResponse(
         status=snapshot.health.status,
@@ -55,5 +55,5 @@ def health(snapshot: AgentSnapshot, _: AnyQuery) -> HealthResponse:
 
 
 def is_unhealthy(response: HealthResponse) -> bool:
-    """Return whether the agent should be restarted or looked at."""
+    """Return whether a stage has missed its deadline; the status is then 503."""
     return response.status is Readiness.UNHEALTHY

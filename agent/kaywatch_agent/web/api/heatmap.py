@@ -1,4 +1,4 @@
-"""Durations over time: how many executions took how long, for each step of a range."""
+"""Durations over time: the number of executions by duration, for each step."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HeatmapResponse(ResponseBody):
 
 
 def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
-    """Return how long executions took over time.
+    """Return the number of executions by duration and time.
 
     Raises:
         Problem: 400 for an invalid range; 404 for an unknown name.

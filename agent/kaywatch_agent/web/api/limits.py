@@ -33,7 +33,7 @@ def find_strictest(
             continue
         if any(matches(rule.match, each) for each in labels):
             limits[condition.metric].append(condition.threshold)
-    # An error rate limits the success rate as well: the strictest of both counts.
+    # A maximum error rate is also a minimum success rate; the stricter one counts.
     rates = [*limits["success_rate"], *(1.0 - rate for rate in limits["error_rate"])]
     return StrictestThresholds(
         min(limits["latency_avg"], default=None), max(rates, default=None)

@@ -1,4 +1,4 @@
-"""Pages of a list: an order, and a cursor that says after which item a page begins."""
+"""Pages of a list: the order of its items, and the cursor after which a page begins."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def page_of(
 ) -> ListPage:
     """Return one page of a list.
 
-    An item that changes its place between two requests may be missing or on both pages;
-    in the order of names, none ever is.
+    If an item changes its place between two requests, it may be on both pages, or on
+    none. This cannot happen in the order of names.
 
     Args:
         names: of all items, each once.

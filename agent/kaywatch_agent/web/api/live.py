@@ -1,4 +1,4 @@
-"""What the live stream sends: everything once, then at each tick what has changed.
+"""The data of the live stream: everything once, and then the changes of each tick.
 
 Strategy: figures are columns over a table of keys that only grows, and an update has
 the rows of a column that changed. Counts are sent as differences, other numbers in few
@@ -32,7 +32,7 @@ from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["LiveQuery", "LiveReport", "LiveUpdate", "first_update"]
 
-# The lists that an update contains at most; the other endpoints have the rest.
+# The maximum length of lists in an update; other endpoints have the rest.
 MAX_ALERTS: Final = 100
 MAX_RUNS: Final = 20
 
@@ -68,7 +68,7 @@ class LiveHealth(ResponseBody):
 
 
 class LiveCompleteness(ResponseBody):
-    """The share of the window's events that arrived, and what is missing."""
+    """The share of the window's events that arrived, and the missing ones."""
 
     ratio: Rate | None
     dropped: Count
@@ -77,7 +77,7 @@ class LiveCompleteness(ResponseBody):
 
 
 class LiveAgent(ResponseBody):
-    """What the agent itself uses; CPU in percent of one core."""
+    """The resources that the agent uses; CPU is in percent of one core."""
 
     cpu_percent: Annotated[float, Meta(ge=0)] | None
     memory_bytes: Count
@@ -165,7 +165,7 @@ class LiveReport:
         self._sections: dict[str, Any] = {}
 
     def advance(self, snapshot: AgentSnapshot) -> LiveUpdate:
-        """Take over a snapshot; return what it changes."""
+        """Take over a snapshot; return the changes."""
         self._time = snapshot.now
         window = Window(
             snapshot,
@@ -186,11 +186,11 @@ class LiveReport:
         return self._update(before, nodes, graphs)
 
     def restarted(self) -> LiveReport:
-        """Return a report that has sent nothing."""
+        """Return a new report, whose first update contains everything."""
         return LiveReport(self._window)
 
     def full(self) -> LiveUpdate:
-        """Return everything that readers should have."""
+        """Return all data, for a new reader."""
         return self._update({}, self._nodes.full(), self._graphs.full())
 
     def _present(

@@ -1,4 +1,4 @@
-"""Tables of the live stream: what nodes and graphs did, and which cells changed."""
+"""Tables of the live stream: figures of nodes and graphs, and the changed cells."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ class LivePlaces:
         self.graph_names: list[GraphPlace] = []
 
     def refresh(self, snapshot: AgentSnapshot) -> None:
-        """Take new series and graphs over; places keep their numbers."""
+        """Take over new series and graphs; places keep their numbers."""
         topologies = snapshot.view.topologies.keys()
-        # Series are only added, so that their number tells whether there are new ones.
+        # Series are never removed, so a larger number means that there are new ones.
         if (len(snapshot.keys), topologies) == (self._size, self._topologies):
             return
         self._size, self._topologies = len(snapshot.keys), topologies
@@ -138,10 +138,9 @@ class RecentBuckets:
         first = int((view.now - self._seconds) // BUCKET_SECONDS)
         current = int(view.now // BUCKET_SECONDS)
         numbers = [n for n in view.buckets if n >= first]
-        # The last but one still receives the events of clients that flush late.
+        # The second to last bucket still receives events of clients that flush late.
         closed = sorted(n for n in numbers if n < current - 1)
-        # The stored form: decompressing a bucket to compare it would cost what merging
-        # does.
+        # Compared in compressed form: decompressing a bucket takes as long as merging.
         parts = [view.buckets.stored(number) for number in closed]
         if not _is_same(parts, self._parts):
             self._parts = parts
@@ -151,14 +150,14 @@ class RecentBuckets:
 
 
 class LiveTable:
-    """A table as readers have it: its keys, and columns in the digits that are sent."""
+    """A table as readers have it: its keys, and its columns, rounded as sent."""
 
     def __init__(self) -> None:
         self._keys: Sequence[tuple[str, ...]] = []
         self._columns: Columns = {}
 
     def advance(self, keys: Sequence[tuple[str, ...]], columns: Columns) -> TableChange:
-        """Take over the present columns; return what has changed."""
+        """Take over the present columns; return the changes."""
         before, known_rows = self._columns, len(self._keys)
         self._keys = list(keys)
         self._columns = {name: _digits(name, new) for name, new in columns.items()}
@@ -186,7 +185,7 @@ def _column_change(
     old = np.full(len(column), 0 if is_count else np.nan, column.dtype)
     if before is not None:
         old[: len(before)] = before
-    # NaN differs from itself, and is no change.
+    # NaN differs from itself, but two NaNs are not a change.
     same = (old == column) | ((old != old) & (column != column))
     rows = np.flatnonzero(~same)
     if not len(rows):
@@ -200,7 +199,7 @@ def _column_change(
 
 
 def _digits(name: str, column: NDArray[Any]) -> NDArray[Any]:
-    """Return a column in the digits that are sent."""
+    """Return a column, rounded as it is sent."""
     digits = _DIGITS.get(name)
     if digits is None:
         scale = 10.0 if name == "last" else 1
@@ -222,9 +221,9 @@ def _counts(
 def _count_never_reached(
     topology: TopologyRecord, place: GraphPlace, executed: set[NodePlace]
 ) -> int:
-    """Return how many nodes were never executed, of a graph that has run."""
+    """Return how many nodes were never executed; 0 for a graph that has not run."""
     missing = sum((*place, node) not in executed for node in topology.nodes)
-    # A graph without any execution has not run: then nothing is conspicuous.
+    # Before the first run, all nodes are missing, which is normal.
     return missing if missing < len(topology.nodes) else 0
 
 

@@ -59,7 +59,7 @@ class LlmQuery(ScopeQuery, frozen=True):
 
 
 class Distribution(ResponseBody):
-    """How a value is distributed over calls or runs: how many there are, and more."""
+    """The distribution of a value over calls or runs, and their number."""
 
     count: Count = 0
     avg: float | None = None
@@ -96,7 +96,7 @@ class LlmStats(ResponseBody):
 
 
 class LlmPerRun(ResponseBody):
-    """What a run uses, over all runs with calls: US dollars, and tokens in and out."""
+    """The cost of runs with calls in US dollars, and their tokens in and out."""
 
     cost_usd: Distribution
     tokens: Distribution
@@ -242,7 +242,7 @@ class _CallTable(Generic[T]):
         }
 
     def per_run(self, name: T) -> LlmPerRun:
-        """Return what the runs of a row use."""
+        """Return the cost and the tokens of the runs of a row."""
         distributions = self._rows[name].distributions
         keys = {key: distributions[metric] for metric, key in PER_RUN.items()}
         return LlmPerRun(**keys)

@@ -1,4 +1,4 @@
-"""The metrics of queries: how each is computed, and from which series."""
+"""The metrics of queries: the formula and the series of each."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ MEASURES: Final = {
 
 
 def rule_measure(name: str, registry: Registry, seconds: float) -> Measure | None:
-    """Return how a metric of rules is computed for each step; None without a formula.
+    """Return the measure of a metric of rules; None if it cannot be computed per step.
 
     Args:
         name: as in a rule, such as `llm_cost_per_hour` or `custom.depth.last`.
@@ -159,7 +159,7 @@ def rule_measure(name: str, registry: Registry, seconds: float) -> Measure | Non
     )
 
 
-# What a single event has: a series counts the executions with each value.
+# Attributes of a single event: a series counts the executions with each value.
 FACTS: Final = {
     "outcome": Dimension.OUTCOME,
     "action": Dimension.ACTION,

@@ -1,4 +1,4 @@
-"""Statistics of nodes: of one, and of those of a list or the export."""
+"""Statistics of nodes: of a single node, and of the nodes of a list or the export."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CUSTOM_KINDS: Final[dict[Kind, Literal["observe", "count", "gauge"]]] = {
 
 
 class NodeStatsQuery(ScopeQuery, frozen=True, kw_only=True):
-    """One node, and where to look for it."""
+    """One node, and optionally one service and graph."""
 
     node: Annotated[Name, Meta(min_length=1, description="The node, percent-encoded.")]
 
@@ -54,8 +54,8 @@ class NodeSummary(ResponseBody):
     """Statistics of one node over all matching services and graphs.
 
     `retry_rate` is the share of attempts that were retries. `completeness` is the share
-    that arrived of what the clients of its services recorded. `wait` is the time
-    between attempts. The averages by phase, and `total_items` (the items of a batch
+    of the events of its services' clients that arrived. `wait` is the time between
+    attempts. The averages by phase, and `total_items` (the items of a batch
     node), are null if no execution has them.
     """
 
@@ -119,7 +119,7 @@ class CustomMetric(ResponseBody):
 
 
 class NodeStats(NodeSummary):
-    """Everything that is known of one node."""
+    """All statistics of one node."""
 
     errors: list[ErrorCount]
     retried_errors: dict[str, int]
@@ -128,7 +128,7 @@ class NodeStats(NodeSummary):
 
 
 def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
-    """Return everything that is known of one node.
+    """Return all statistics of one node.
 
     Raises:
         Problem: 404 for an unknown node.
@@ -237,7 +237,7 @@ def _counts(snapshot: AgentSnapshot, stats: GroupStats) -> dict[str, list[Any]]:
     for group, number, count in stats.counted(Dimension.ACTION):
         actions[group][registry.actions.values[number]] = count
     for group, number, count in stats.counted(Dimension.ERROR):
-        # One type may come from several phases, which only the details tell apart.
+        # One type may come from several phases; only the details contain the phase.
         name = registry.errors.values[number].type
         errors[group][name] = errors[group].get(name, 0) + count
     return {

@@ -49,7 +49,7 @@ class ReceiverQuery(Struct, frozen=True):
 
 
 class DeadMessages(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead messages: one, or all."""
+    """One dead message, or all of them."""
 
     id: Annotated[
         str, Meta(max_length=100, description="The message; all if empty.")
@@ -57,7 +57,7 @@ class DeadMessages(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MessageList(ResponseBody):
-    """Messages, the newest first; `matching` ignores the limit."""
+    """Messages, the newest first; `matching` is their number without the limit."""
 
     timestamp: Moment
     matching: Count

@@ -96,7 +96,7 @@ def _response_schemas(types: Iterable[type[Struct]]) -> dict[str, Any]:
     for shape in schemas.values():
         if "properties" in shape:
             shape["required"] = list(shape["properties"])
-            # So that a client or a test finds keys that the document does not have.
+            # No further keys, so that clients and tests detect undocumented ones.
             shape["additionalProperties"] = False
             for field in shape["properties"].values():
                 field.pop("default", None)

@@ -84,8 +84,8 @@ EndText = Annotated[
     Meta(
         pattern=MOMENT_PATTERN,
         description="When the window ends: Unix seconds, or relative to now; by default"
-        " now. Without a window, it is an hour. Of times more than an hour ago, whole"
-        " minutes are selected, and of times more than a day ago, whole hours.",
+        " now. Without `window`, the window is an hour. A window that ends more than an"
+        " hour ago consists of whole minutes; more than a day ago, of whole hours.",
         examples=["now", "-1h"],
         extra={"allowed": "Unix seconds, now, or relative to now such as -15m"},
     ),
@@ -151,8 +151,8 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
         return kind()
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     lists = {name for name, field in fields.items() if _item(field.type) is not None}
-    # Names come before values: a misspelt name is the mistake, not the parameter that
-    # is missing because of it.
+    # Names are checked before values, because a misspelt name also makes a parameter
+    # appear to be missing.
     _check_names(query, [name for name in fields if name not in path], lists)
     values: dict[str, Any] = {}
     for name, field in fields.items():

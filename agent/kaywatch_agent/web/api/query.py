@@ -48,7 +48,7 @@ from kaywatch_agent.web.snapshot import AgentSnapshot, matching
 
 __all__ = ["check_names", "query_metric"]
 
-# Lines of one chart.
+# The maximum number of lines in one chart.
 MAX_SERIES: Final = 50
 
 
@@ -64,18 +64,18 @@ class ScopedQuery(Protocol):
 
 
 class MetricQuery(Struct, frozen=True):
-    """One metric, and the points in time."""
+    """One metric, and a range of time."""
 
     metric: Annotated[
         Name,
         Meta(
-            description="executions, throughput, success_rate, error_rate, avg, min,"
-            " max, p50, p90, p95, p99, retries, retry_rate, of runs runs,"
+            description="Executions: executions, throughput, success_rate, error_rate,"
+            " avg, min, max, p50, p90, p95, p99, retries, retry_rate. Runs: runs,"
             " run_success_rate, run_error_rate, run_avg, run_max, run_p50, run_p90,"
-            " run_p95, run_p99, of calls of models cost, wasted_cost, tokens,"
-            " calls, call_errors, rate_limited, call_avg, call_p95, first_token_p50,"
-            " first_token_p95, a metric of rules such as llm_cost_per_hour or"
-            " custom.NAME.p95, computed for each step, or the name of a custom metric.",
+            " run_p95, run_p99. Calls of models: cost, wasted_cost, tokens, calls,"
+            " call_errors, rate_limited, call_avg, call_p95, first_token_p50,"
+            " first_token_p95. Also a metric of rules, computed for each step, such as"
+            " llm_cost_per_hour or custom.NAME.p95; or the name of a custom metric.",
             examples=["p95"],
         ),
     ]
@@ -138,7 +138,8 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
         # No series may mean a wrong name, or a right one without this metric.
         check_names(snapshot, query)
     names, left_out = _select_most_frequent(snapshot, groups)
-    # These are counted within one series, so they need no group for each value.
+    # Executions by outcome, action or error are counted within one series, so no group
+    # for each value is needed.
     if query.by in FACTS:
         stats, completeness = _collect(snapshot, range, groups, [0], {FACTS[query.by]})
         table = _count_facts(snapshot, query.by, stats)
@@ -247,7 +248,7 @@ def _collect(
     dimensions: Collection[Dimension],
 ) -> tuple[GroupStats, Completeness]:
     """Return the statistics of each point of each chosen group, one after another."""
-    # -1 leaves a series out; the further one is for series that no group has.
+    # -1 leaves a series out; the last entry is for series without a group.
     starts = np.full(len(groups) + 1, -1)
     for n, group in enumerate(chosen):
         starts[group] = n * range.points

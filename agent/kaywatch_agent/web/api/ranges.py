@@ -40,8 +40,8 @@ StepText = Annotated[
     str,
     Meta(
         pattern=WINDOW_PATTERN,
-        description="The distance of two points, a multiple of 10s; by default such"
-        f" that there are at most {DEFAULT_POINTS}, or a third of it in a heatmap.",
+        description="The distance between two points, a multiple of 10s. By default,"
+        f" there are at most {DEFAULT_POINTS} points, or a third of that in a heatmap.",
         examples=["10s", "60", "5m"],
         extra={"allowed": "a multiple of 10 seconds, such as 10, 30s, 5m or 1h"},
     ),

@@ -1,4 +1,4 @@
-"""What a rule with another threshold would have done."""
+"""Backtests of one rule, optionally with another threshold."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BacktestBody(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             pattern=rf"^(?=.*[1-9]){DURATION_PATTERN}$",
-            description="How far back; more than 30 days count as 30 days.",
+            description="The length of the period, at most 30 days; more counts as 30.",
             examples=["24h", "7d"],
         ),
     ] = "24h"
@@ -66,7 +66,7 @@ class BacktestEpisode(ResponseBody):
 
 
 class BacktestResponse(ResponseBody):
-    """What a rule would have done between `start` and `end`.
+    """The result of a rule between `start` and `end`.
 
     `total` is the number of episodes, of which the first 500 are listed.
     `notifications` counts messages about firing alerts, with repeats. `skipped` is why
@@ -87,7 +87,7 @@ class BacktestResponse(ResponseBody):
 def check_backtest(
     agent: AgentView, query: BacktestQuery, body: BacktestBody
 ) -> BacktestRequest:
-    """Return a request that can be evaluated.
+    """Validate a request.
 
     Raises:
         Problem: 404 for an unknown rule, 400 for a threshold that it does not have.

@@ -153,7 +153,7 @@ def list_rules(snapshot: AgentSnapshot, query: RulesQuery) -> RuleList:
 
 
 def rule_details(snapshot: AgentSnapshot, query: RuleQuery) -> RuleDetails:
-    """Return one rule, its alerts, and what is nearest to firing.
+    """Return one rule, its alerts, and the groups that are nearest to firing.
 
     Raises:
         Problem: 404 for an unknown rule.

@@ -71,7 +71,7 @@ class RunEndCount(ResponseBody):
 class GraphVisits(ResponseBody):
     """How many nodes the runs of a graph visited.
 
-    `most` is that of one run which ended within the last hour; null if it is unknown.
+    `most` is the maximum of one run that ended within the last hour; null if unknown.
     """
 
     service: str
@@ -141,8 +141,8 @@ def _list_failed_runs(
 
 
 def _ended(failure: FailureRecord) -> EndedRun:
-    # Clients of other languages may not know when the run began: then at least its last
-    # node is counted.
+    # Clients of other languages may not report the start of the run: then at least its
+    # last node counts.
     start = failure.run_start or failure.time - failure.seconds
     return EndedRun(
         service=failure.service,
@@ -161,7 +161,7 @@ def _ended(failure: FailureRecord) -> EndedRun:
 
 
 def _path(failure: FailureRecord) -> list[str]:
-    """Return the visited nodes; a node that failed when it came back is last again."""
+    """Return the visited nodes; the failed node is last, even if visited before."""
     path = list(failure.path)
     return path if path[-1:] == [failure.node] else [*path, failure.node]
 

@@ -49,7 +49,7 @@ class RunInProgress(ResponseBody):
 
     @property
     def key(self) -> str:
-        """What identifies it among all runs."""
+        """The key of the run among all runs."""
         return f"{self.client}/{self.run}"
 
 

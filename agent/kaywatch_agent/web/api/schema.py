@@ -32,7 +32,7 @@ class ResponseBody(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
 
 
 class Error(ResponseBody):
-    """What is wrong, and how to fix it."""
+    """An error, and its fix."""
 
     code: str
     message: str
@@ -56,7 +56,7 @@ class Outcomes(ResponseBody):
 
 
 class EventAccount(ResponseBody):
-    """What became of the events that the clients of some services recorded.
+    """The number of received and lost events of the clients of some services.
 
     `received` events are counted in the statistics, `dropped` ones were lost, by
     reason; `ratio` is the share that was received. Of the received events, `late` ones
@@ -76,7 +76,7 @@ class EventAccount(ResponseBody):
 
     @classmethod
     def of(cls, counts: EventCounts) -> EventAccount:
-        """Return what became of the events of some services."""
+        """Return the number of received and lost events of some services."""
         return cls(
             received=counts.received,
             dropped=dict(counts.dropped),

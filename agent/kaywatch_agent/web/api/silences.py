@@ -31,8 +31,7 @@ __all__ = [
 # Every evaluation compares each of them with each firing alert.
 MAX_SILENCES: Final = 1_000
 
-# Nobody means to silence anything for longer. Alertmanager accepts such silences, and
-# people forget that they exist.
+# Alertmanager accepts longer silences, and people forget that they exist.
 MAX_LENGTH: Final = dt.timedelta(days=366)
 
 MAX_MATCHERS: Final = 20
@@ -85,8 +84,8 @@ class SilenceBody(
 ):
     """A silence to add, or with the `id` of one to change, in Alertmanager's format.
 
-    Without `startsAt` it is in effect at once. `status`, `updatedAt` and `alerts` are
-    ignored, so that what was read can be sent again.
+    Without `startsAt`, the silence is in effect at once. `status`, `updatedAt` and
+    `alerts` are ignored, so that a response can be sent again.
     """
 
     matchers: Annotated[list[Matcher], Meta(min_length=1, max_length=MAX_MATCHERS)]

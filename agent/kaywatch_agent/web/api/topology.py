@@ -1,4 +1,4 @@
-"""A graph as its runs drew it: nodes and edges, with what happened on them."""
+"""The topology of a graph: nodes and edges, with their figures from all runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
 __all__ = ["topology"]
 
-# With fewer executions in the day before the window, nothing is usual.
+# With fewer executions in the day before the window, there are no usual values.
 MIN_USUAL: Final = 100
 
 Edge = tuple[str, str, str]  # node, action, next node
@@ -76,8 +76,8 @@ class TopologyNode(Figures):
 class TopologyEdge(ResponseBody):
     """An action of a node, and where it leads; `target` is null where runs end.
 
-    `share` is that of all actions which the source returned, `per_run` how often a run
-    takes it on average, over all runs that ended in the window.
+    `share` is its share of all actions that the source returned. `per_run` is how often
+    a run takes it, on average over all runs that ended in the window.
     """
 
     source: str
@@ -112,7 +112,7 @@ class TopologyResponse(ResponseBody):
 
 
 def topology(snapshot: AgentSnapshot, query: TopologyQuery) -> TopologyResponse:
-    """Return a graph with what its nodes and edges did within a period.
+    """Return a graph with the figures of its nodes and edges within a period.
 
     Raises:
         Problem: 404 for an unknown graph.
@@ -148,7 +148,7 @@ def topology(snapshot: AgentSnapshot, query: TopologyQuery) -> TopologyResponse:
 
 
 class _Graph:
-    """What is known of a graph since first seen, over its services.
+    """The structure of a graph since first seen, over all of its services.
 
     Attributes:
         services: the services that have it; none if it is unknown.
@@ -181,7 +181,7 @@ class _Graph:
         )
         self.executed = {key.node for key in keys if key.kind is Kind.NODE}
         self.wired = frozenset(union.nodes)
-        # The order does not change, so that the drawing does not either.
+        # A stable order keeps the drawing of the page stable.
         self.nodes = list(dict.fromkeys((*union.nodes, *sorted(self.executed))))
         self.edges: Sequence[Edge] = union.edges
         self.start = union.start
@@ -209,7 +209,7 @@ class _Graph:
         return window.stats(groups, {Dimension.ACTION})
 
     def subgraph(self, node: str) -> str | None:
-        """Return the graph that runs inside a node: one is named as the other."""
+        """Return the graph that runs inside a node, which has the name of the node."""
         is_graph = node != self._query.graph and any(
             (service, node) in self._graphs for service in self.services
         )
@@ -217,7 +217,7 @@ class _Graph:
 
 
 class _Usual(NamedTuple):
-    """What is usual of a node; None if too little is known."""
+    """The usual values of a node; None with too few executions."""
 
     usual_p95: float | None = None
     usual_error_rate: float | None = None
@@ -374,7 +374,7 @@ def _back_edges(graph: _Graph) -> Iterator[Edge]:
     for first in dict.fromkeys((graph.start, *graph.nodes)):
         if first in seen:
             continue
-        # Parts that the start does not lead to are searched as well.
+        # Nodes that cannot be reached from the start are searched as well.
         seen.add(first)
         path, stack = {first}, [(first, iter(ways[first]))]
         while stack:

@@ -37,7 +37,7 @@ log = structlog.get_logger("kaywatch.agent")
 
 
 class Role(StrEnum):
-    """What a token allows."""
+    """The access that a token grants."""
 
     READ = "read"
     ADMIN = "admin"  # reading and changes

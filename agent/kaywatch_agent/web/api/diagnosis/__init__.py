@@ -1,1 +1,1 @@
-"""What is wrong now, since when, where, and what it cost: one sentence per problem."""
+"""The present problems, one sentence each: place, cause, beginning and cost."""

@@ -1,4 +1,4 @@
-"""What is wrong with runs in progress."""
+"""Finds problems of runs in progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What built-in rules report of nodes: failing, slow, masked, wasteful, dead ends.
+"""Finds the problems of nodes that built-in rules report: failing, slow, dead ends.
 
 A check yields suspects: places that a rule reports. When that began, and how many
 events it has affected since then, is found for all suspects at once.

@@ -49,7 +49,7 @@ class ProblemList(ResponseBody):
 
 
 def list_problems(snapshot: AgentSnapshot, query: ProblemsQuery) -> ProblemList:
-    """Return what is wrong, since when, where, and what it cost."""
+    """Return the present problems: place, cause, beginning and cost."""
     duration = query.window or DEFAULT_WINDOW
     problems = [
         problem
