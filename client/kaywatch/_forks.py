@@ -1,4 +1,4 @@
-"""What happens around a fork, of Python or of C code."""
+"""Prepares the process for a fork by Python or by C code, and cleans up after it."""
 
 from __future__ import annotations
 

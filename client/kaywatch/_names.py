@@ -37,8 +37,8 @@ _THINGS: Final = {
 _DIGITS: Final = frozenset("0123456789")
 _WORD: Final = "0-9A-Za-z"
 
-# What can only be an id. `(?<![...])` and `(?![...])` are the ends of a word, without
-# `_`, which often precedes an id.
+# Parts that can only be an id. `(?<![...])` and `(?![...])` are the ends of a word,
+# without `_`, which often precedes an id.
 _ID: Final = (
     # UUID; its 32 digits may follow a word, as in `f"Sub{uuid4().hex}"`
     rf"(?<![{_WORD}])[0-9a-f]{{8}}(?:([-_])[0-9a-f]{{4}}){{3}}\1[0-9a-f]{{12}}(?![{_WORD}])"
@@ -53,7 +53,8 @@ _ID: Final = (
     # ULID
     rf"|(?<![{_WORD}])[0-7][0-9A-HJKMNP-TV-Z]{{25}}(?![{_WORD}])"
 )
-# What may be one: a hexadecimal number, a word with several numbers, or a number.
+# Parts that may be an id: a hexadecimal number, a word with several numbers, or a
+# number.
 _NUMBER: Final = (
     rf"(?<![{_WORD}])(?:(?=[a-f]*\d)[0-9a-f]{{4,}}|[a-z]*\d+[a-z]+\d[{_WORD}]*)"
     rf"(?![{_WORD}])|\d+"

@@ -1,4 +1,4 @@
-"""This process's recorder and sender: made at first use, renewed after a fork.
+"""The recorder and sender of this process: created at first use, and after a fork.
 
 Importing this module starts nothing and imports only small parts of the standard
 library; the thread, the socket and msgpack come with the first event.
@@ -168,7 +168,7 @@ class Process:
         return sender.stop(timeout) if sender is not None else True
 
     def end(self) -> None:
-        """Record what is in progress, flush, and announce the end. Idempotent."""
+        """Record executions in progress, flush, and announce the end. Idempotent."""
         self._renew()
         self._record_rest()
         self.stop(self.settings.exit_timeout)
@@ -182,7 +182,7 @@ class Process:
         self._late_until = time.monotonic() + self.settings.exit_timeout
 
     def stats(self) -> dict[str, Any]:
-        """Return what this process recorded, delivered and lost.
+        """Return the numbers of events that this process recorded, delivered and lost.
 
         Keys: `client` (hex id), `connected`, and in events `recorded`, `acknowledged`,
         `buffered`, `dropped` (by reason); `buffer_bytes`, `folded` (series beyond the

@@ -1,4 +1,4 @@
-"""What is in progress when the process ends, and would not be recorded otherwise."""
+"""Records the executions and calls that are in progress when the process ends."""
 
 from __future__ import annotations
 

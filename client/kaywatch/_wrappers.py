@@ -45,11 +45,11 @@ _wrappers: Final[weakref.WeakSet[FunctionType]] = weakref.WeakSet()
 _warned: Final[set[str]] = set()
 
 
-def warn_once(subject: str) -> None:
+def warn_once(subject: str, problem: str = "can't be recorded") -> None:
     """Log the error of our own that is being handled, once for each subject."""
     if subject not in _warned and len(_warned) < MAX_WARNINGS:
         _warned.add(subject)
-        log.warning("%s can't be recorded", subject, exc_info=sys.exception())
+        log.warning("%s %s", subject, problem, exc_info=sys.exception())
 
 
 def seal(wrapper: Any, original: Function) -> Function:
@@ -84,7 +84,7 @@ def _ignore(state: object, result: object, error: BaseException | None) -> None:
 
 
 class Hooks(NamedTuple, Generic[S]):
-    """What a wrapper does before and after the call that it wraps.
+    """The functions that a wrapper calls before and after the wrapped call.
 
     Attributes:
         enter: receives the object and one argument of the call. Returns a state for

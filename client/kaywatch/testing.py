@@ -1,4 +1,4 @@
-"""For your tests: captures what your code records, without an agent.
+"""Captures the events that your code records, for tests without an agent.
 
 from kaywatch.testing import capture
 

@@ -44,7 +44,7 @@ _UNREAD: Final = ""  # never a name
 
 
 class NodeClass:
-    """What is known about one class of nodes or graphs.
+    """The properties of one class of nodes or graphs.
 
     Attributes:
         name: the class's name.

@@ -24,7 +24,7 @@ _MIB: Final = 1024 * 1024
 
 
 class Measurements(NamedTuple):
-    """What to measure at every node.
+    """The measurements to take at every node.
 
     Attributes:
         data_sizes: `data_size` and `processing_rate`; costs a `str()` of the payload.

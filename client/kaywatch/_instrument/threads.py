@@ -46,7 +46,7 @@ def is_on_by_default() -> bool:
 
 
 def carry_into_threads() -> None:
-    """Attribute what threads record to the node that started them, from now on."""
+    """Attribute events of threads to the node that started them, from now on."""
     if _originals:
         return
     _replace(threading.Thread, "start", _wrap_start)

@@ -36,7 +36,7 @@ WALK_EVERY: Final = 1.0  # seconds, after that
 
 
 class _StartNode:
-    """What was reported of the graphs that start with one node.
+    """The reported topology of the graphs that start with one node.
 
     Attributes:
         names: of a framework's own graphs, by the class's name.

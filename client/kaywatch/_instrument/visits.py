@@ -90,5 +90,5 @@ def _record_suppression(
         warn_once(f"on_error of {type(span.owner).__name__}")
 
 
-# KayGraph's; a true result swallows the error.
+# `on_error` of KayGraph nodes: a true result suppresses the error.
 ON_ERROR: Final = Hooks(_find_span, _record_suppression, second)

@@ -184,7 +184,7 @@ def record_llm(
         is_known = error is None or any(usage)
         call.end(usage if is_known else None, error=error, cost=_amount(cost_usd))
     except Exception:  # noqa: BLE001 - a __str__ of the application's
-        warn_once("record_llm")
+        warn_once("a call of record_llm")
 
 
 def _amount(value: Any) -> float | None:

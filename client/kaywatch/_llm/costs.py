@@ -32,7 +32,7 @@ MAX_INNER: Final = 10_000
 
 
 class CostEntry(NamedTuple):
-    """What some calls of one model cost one node.
+    """The cost of some calls to one model by one node.
 
     Attributes:
         meter: counts them if they are wasted.
@@ -48,7 +48,7 @@ class CostEntry(NamedTuple):
 
 
 class AttemptCost:
-    """What the calls of one attempt cost.
+    """The cost of the calls of one attempt.
 
     Args:
         outer: the cost of the enclosing attempt.
@@ -101,7 +101,7 @@ class AttemptCost:
 
 
 class RunCost:
-    """What the calls of one run cost in total."""
+    """The total cost of the calls of one run."""
 
     __slots__ = ("_amounts", "_graph", "_is_ended", "_open_calls", "_unobserved")
 

@@ -157,7 +157,7 @@ def _read_answer(call: SdkCall, answer: Any) -> None:
     try:
         call.tally.read_answer(answer)
     except Exception:  # noqa: BLE001 - the application continues without us
-        warn_once("an LLM call's answer")
+        warn_once("the result of an LLM call")
 
 
 # -- the response ----------------------------------------------------------------
@@ -174,7 +174,7 @@ def _enter_process_response(_: object, response: Any) -> None:
         if call is not None:
             _pending[response] = call
     except Exception:  # noqa: BLE001 - the application continues without us
-        warn_once("an LLM call's response")
+        warn_once("the response of an LLM call")
 
 
 def _enter_sleep(_: object, response: Any) -> None:

@@ -39,7 +39,7 @@ class SdkCall(Call):
             if self.tally.read_event(event) and self.first_token_seconds is None:
                 self.first_token_seconds = self.seconds
         except Exception:  # noqa: BLE001 - the application continues without us
-            warn_once("a stream's event")
+            warn_once("an event of an LLM stream")
 
     def finish(self, error: BaseException | None = None) -> None:
         """Record the call with its usage so far, unless it is recorded already."""

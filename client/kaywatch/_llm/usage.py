@@ -31,7 +31,7 @@ class Usage(NamedTuple):
 
 
 class Tally(ABC):
-    """What the answer to one call reveals, at once or in the events of a stream.
+    """The usage in the response to one call, at once or in the events of a stream.
 
     Attributes:
         paths: of the requests that are calls of a language model.

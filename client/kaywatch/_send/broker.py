@@ -101,9 +101,9 @@ class Broker:
             with open(self.password_file, encoding="utf-8") as file:
                 return file.read(65_536).strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigurationError(
-                f"can't read the password in {self.password_file}: {reason}"
+                f"cannot read the password file {self.password_file}: {reason}"
             ) from None
 
     def context(self) -> ssl.SSLContext | None:
@@ -120,10 +120,12 @@ class Broker:
         try:
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.cert:
-                files = f"{self.cert} with the key {self.key or 'in it'}"
+                files = (
+                    f"the certificate {self.cert} with its key {self.key or 'inside'}"
+                )
                 context.load_cert_chain(self.cert, self.key or None)
         except OSError as error:  # ssl.SSLError is one
-            raise ConfigurationError(f"can't use {files}: {error}") from None
+            raise ConfigurationError(f"cannot use {files}: {error}") from None
         return context
 
 
@@ -273,19 +275,21 @@ def _check(parts: SplitResult, fields: Mapping[str, str]) -> None:
     if parts.scheme == "mqtt" and tls_files:
         raise ConfigurationError(f"{' and '.join(tls_files)} need TLS; use mqtts://")
     if "key" in fields and "cert" not in fields:
-        raise ConfigurationError("a key needs a certificate, too")
+        raise ConfigurationError(
+            "a key needs its certificate; set cert, or KAYWATCH_MQTT_CERT for a client"
+        )
 
 
 def _prefix(path: str) -> str:
     prefix = path.strip("/") or wire.MQTT_PREFIX
     if prefix.startswith("$share"):
         raise ConfigurationError(
-            "a shared subscription splits one client's messages among several agents;"
-            " give each agent its own prefix"
+            "$share is not allowed: a shared subscription splits the messages of a"
+            " client among several agents; give each agent its own prefix"
         )
     if prefix[0] == "$" or set(prefix) & set("+#\0") or len(prefix) > MAX_PREFIX:
         raise ConfigurationError(
-            f"the topic prefix may have at most {MAX_PREFIX} characters,"
-            " must not contain + or #, and must not begin with $"
+            f"invalid topic prefix {prefix[:80]!r}: expected at most {MAX_PREFIX}"
+            " characters, without + and #, and without $ at the start"
         )
     return prefix

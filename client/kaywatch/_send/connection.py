@@ -239,7 +239,7 @@ class AgentConnection:
         if error.lasting:
             raise Refused(text)
         if error.code == wire.ErrorCode.OVER_QUOTA:
-            raise ConnectionError(text)  # rather than that it is closed, which follows
+            raise ConnectionError(text)  # the reason for the close that follows
         if error.code not in self._logged:
             self._logged.add(error.code)
             log.warning("%s", text)

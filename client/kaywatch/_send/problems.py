@@ -1,8 +1,8 @@
-"""Logs why events are not delivered: once for each reason, and when that is over.
+"""Logs why events are not delivered: each reason once, and the end of the problem.
 
-Strategy: a restart of the agent takes a moment, and needs no message. Therefore a
-problem is logged once it lasts, or at once if the agent was never there or a caller
-waits for the delivery. Then a change of the reason is logged, too.
+Strategy: a restart of the agent takes a moment, and needs no message. A problem is
+therefore logged once it lasts, or at once if the agent was never reached or a caller
+waits for the delivery. After that, a change of the reason is logged, too.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ _SOCKET_FIXES: Final = {
         "start an agent with `kaywatch serve`, or set KAYWATCH_ENDPOINT to its socket"
     ),
     errno.ECONNREFUSED: "no agent listens there; start it",
-    errno.EACCES: "add this process's user to the socket's group, and restart it",
+    errno.EACCES: (
+        "add this process's user to the socket's group, and restart the process"
+    ),
     errno.EAGAIN: "the agent accepts no connections; see its log and /health",
     errno.EMFILE: "this process has too many open files; raise `ulimit -n`",
     errno.ENFILE: "this host has too many open files; raise the sysctl fs.file-max",
 }
 _DROPS: Final[Mapping[str, str]] = {
     DropReason.BUFFER_FULL: (
-        "the agent takes too few, and the buffer is full; see kaywatch.client_stats(),"
-        " or raise buffer_bytes of kaywatch.configure"
+        "the agent does not accept them fast enough, and the buffer is full; see"
+        " kaywatch.client_stats(), or raise buffer_bytes of kaywatch.configure"
     ),
     DropReason.PENDING_FULL: (
-        "they are recorded faster than the sender's thread can pack them;"
-        " something keeps Python's lock for seconds, or records too much"
+        "they are recorded faster than the sender's thread can pack them: a thread"
+        " holds the interpreter's lock for seconds, or too many events are recorded"
     ),
     DropReason.REJECTED: "the agent rejects them; see its log",
     DropReason.UNPACKABLE: "a name or value is too large to be sent",
@@ -52,7 +54,7 @@ def unreachable(errors: Mapping[str, OSError]) -> ConnectionError:
     Args:
         errors: by the path of the socket.
     """
-    # A socket that exists says more than others that don't.
+    # An existing socket explains the problem better than missing ones.
     existing = {p: e for p, e in errors.items() if e.errno != errno.ENOENT}
     paths = existing or errors
     reasons = [f"{p}: {e.strerror or e}" for p, e in paths.items()]
@@ -62,7 +64,7 @@ def unreachable(errors: Mapping[str, OSError]) -> ConnectionError:
 
 
 class Problems:
-    """What keeps the events of this process from the agent.
+    """The problems that keep the events of this process from the agent.
 
     Attributes:
         text: the current problem with the connection; empty for none.
@@ -101,7 +103,7 @@ class Problems:
         """Log that the process ends without an ack of its last events."""
         if events and not self._logged:
             reason = self.text or "the agent did not acknowledge them in time"
-            log.warning("kaywatch ends, undelivered events: %d; %s", events, reason)
+            log.warning("kaywatch ends with undelivered events: %d; %s", events, reason)
 
     def report_drops(self, now: float, dropped: Mapping[str, int]) -> None:
         """Log drops when they begin, and after a pause.

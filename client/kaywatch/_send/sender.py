@@ -206,7 +206,7 @@ class Sender:
             return None
 
     def _terminate(self) -> None:
-        """Flush what was recorded so far, then let SIGTERM end the process.
+        """Flush the recorded events, then let SIGTERM end the process.
 
         Events that other threads record meanwhile would not exist without kaywatch.
         """
@@ -278,7 +278,7 @@ class Sender:
             self.failure = f"{type(error).__name__}: {error}"
             if self.failure != self._logged:
                 self._logged = self.failure
-                log.exception("kaywatch failed to send; it will try again")
+                log.exception("kaywatch failed to send; retrying")
             time.sleep(FLUSH_INTERVAL)
             return 0
         self.failure = ""

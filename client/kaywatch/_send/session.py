@@ -132,7 +132,7 @@ class ClientSession:
         if not self._greeted and quiet > GREETING_TIMEOUT:
             raise TimeoutError("the agent did not answer `hello`")
         if backlog and quiet > STALL_TIMEOUT:
-            raise TimeoutError("the agent does not read what is sent to it")
+            raise TimeoutError("the agent does not read its socket")
 
     def next_message(self, now: float, largest: int, urgent: bool) -> bytes | None:
         """Return the next message to send, None for none at the moment.

@@ -1,4 +1,4 @@
-"""What only some executions have: retries, items, an answered failure, LLM calls.
+"""Details of some executions: retries, items, an answered failure, LLM calls.
 
 Kept apart from the span, so that other executions don't pay for it.
 """
@@ -20,7 +20,7 @@ OK: Final = Outcome.OK.value  # looking a member up costs more than recording it
 
 
 class ItemTiming(NamedTuple):
-    """What one item of a batch adds to its execution.
+    """The contribution of one item of a batch to its execution.
 
     Attributes:
         retries: calls of `exec` beyond the first.
@@ -34,7 +34,7 @@ class ItemTiming(NamedTuple):
 
 
 class CaughtError(NamedTuple):
-    """What is recorded of an exception; it is read at once and not kept."""
+    """The recorded facts of an exception, which itself is not kept."""
 
     type: str
     message: str = ""
@@ -61,7 +61,7 @@ _NO_ERROR: Final = CaughtError("")
 
 
 class SpanDetails:
-    """What only some executions have: retries, items, an answered failure, LLM calls.
+    """Details of some executions: retries, items, an answered failure, LLM calls.
 
     Attributes:
         attempts: calls of `exec` beyond the first plus one; 1 without retries.

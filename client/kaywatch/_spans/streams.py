@@ -80,7 +80,7 @@ Open = Callable[[], OpenBlock]
 
 
 def record_items(open_block: Open, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a generator function that records what `function` generates.
+    """Return a generator function that records the generators of `function`.
 
     Args:
         open_block: called before the first item.
@@ -144,7 +144,7 @@ def record_async_items(
 
 
 def follow(span: Span, result: Any) -> Any:
-    """Return what stands for the result of a call, and close `span` when it ends.
+    """Return a stand-in for the result of a call, which closes `span` when it ends.
 
     Args:
         span: the current span, of the call.

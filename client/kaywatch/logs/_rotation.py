@@ -91,7 +91,7 @@ class SharedRotatingFileHandler(logging.Handler):
             try:
                 self._rotate(size)
             except OSError:  # the line goes to the full file
-                warn_once(f"the size of {self.path}")
+                warn_once(f"the log file {self.path}", "can't be rotated")
 
     def _is_full(self, now: os.stat_result, size: int) -> bool:
         limited = self.max_bytes > 0 and self.backups > 0

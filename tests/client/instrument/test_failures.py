@@ -1,4 +1,4 @@
-"""How much of an exception is recorded: its type, message and traceback."""
+"""Exceptions are recorded with type, message and traceback, as configured."""
 
 from __future__ import annotations
 

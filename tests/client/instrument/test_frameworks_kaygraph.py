@@ -1,4 +1,4 @@
-"""What is recorded of KayGraph applications, shown with a stand-in for KayGraph."""
+"""KayGraph applications are recorded, shown with a stand-in for KayGraph."""
 
 from __future__ import annotations
 

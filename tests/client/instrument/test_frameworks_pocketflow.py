@@ -1,4 +1,4 @@
-"""What is recorded of real PocketFlow applications."""
+"""Real PocketFlow applications are recorded."""
 
 from __future__ import annotations
 

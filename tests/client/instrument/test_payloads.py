@@ -1,4 +1,4 @@
-"""What `instrument(data_sizes=True, memory=True)` records in addition."""
+"""`instrument(data_sizes=True, memory=True)` records payload sizes and memory."""
 
 from __future__ import annotations
 

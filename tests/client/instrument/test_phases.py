@@ -1,4 +1,4 @@
-"""How the time of a node is split into phases, and how many items a batch had."""
+"""The time of a node is split into phases, and the items of batches are counted."""
 
 from __future__ import annotations
 

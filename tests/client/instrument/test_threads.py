@@ -1,4 +1,4 @@
-"""What threads and executors record belongs to the node that uses them."""
+"""Events of threads and executors belong to the node that uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/logging.md shows works, and it names what there is."""
+"""The examples of docs/logging.md work, and its tables are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps events from the agent is logged: when it begins, changes and ends."""
+"""Problems with sending are logged when they begin, change and end."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_an_error_of_ours_is_logged_once_and_is_in_the_statistics(
     assert not process.flush(0.3)
     assert process.stats()["error"] == "ZeroDivisionError: ours"
     process.stop(0.0)
-    assert caplog.messages.count("kaywatch failed to send; it will try again") == 1
+    assert caplog.messages.count("kaywatch failed to send; retrying") == 1
 
 
 PROGRAM = """
