@@ -105,7 +105,7 @@ class Agent:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What an instrumented process needs to find this agent."""
+        """The environment of an instrumented process that finds this agent."""
         return {
             **os.environ,
             "KAYWATCH_ENDPOINT": self.endpoint,

@@ -79,7 +79,7 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """What the screen shows, without trailing spaces."""
+        """The text on the screen, without trailing spaces."""
         with self._lock:
             return [line.rstrip() for line in self._screen.display]
 

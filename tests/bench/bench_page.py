@@ -30,7 +30,7 @@ NODES = 500
 SHAPE = {"services": 1, "graphs": 50}
 PAGES = 50
 TABS = 10
-# The address of a view, and what is there once it is drawn.
+# The address of each view, and an element that exists once the view is drawn.
 VIEWS = {
     "overview": ("/", "#graphs tbody tr"),
     "graph": ("/?view=graph&service=service-0&graph=graph-a", ".card"),

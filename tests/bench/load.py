@@ -30,7 +30,8 @@ __all__ = [
 
 NODES = 50
 ACK_TIMEOUT = 30.0
-LOAD_PROCESSES = 2  # 5,000 series each of 10,000: as many as the default limits allow
+# For 10,000 series: the default limits allow 5,000 of one process.
+LOAD_PROCESSES = 2
 
 # Connects, passes the socket to the parent, and runs until the client closes stdin.
 CONNECT_SCRIPT = """

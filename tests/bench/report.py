@@ -39,7 +39,7 @@ WIDTH = 170  # columns, if the output is not a terminal
 
 @dataclass(frozen=True)
 class Figure:
-    """The result of kaywatch or a peer, in the unit of its row.
+    """The figure of kaywatch or a peer, in the unit of its row.
 
     Attributes:
         who: `kaywatch`, or the name of the peer.

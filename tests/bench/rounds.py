@@ -69,7 +69,7 @@ SMOKE = Effort(rounds=1, share=0.005, seconds=90.0, smoke=True)
 def interleave(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list[T]]:
     """Run all measures once per round, each round starting with a different one.
 
-    Temporary load of the machine then affects all of them alike.
+    This way, temporary load on the machine affects all measures alike.
     """
     names = list(measures)
     result: dict[K, list[T]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""Applications in real servers, for tests: started, used, reloaded, killed, stopped."""
+"""Run applications in real servers: start, use, reload, kill and stop them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BIN", "CELLS", "REDIS", "TASKS", "Server", "write_applications"]
 BIN = Path(sys.executable).parent
 REDIS = "redis.sock"
 TASKS = 12  # of each kind of pool
-CELLS = 18  # cells of the notebook that record something
+CELLS = 18  # cells of the notebook that record an event
 
 SHOP = """
 import kaywatch
@@ -56,7 +56,7 @@ app.conf.worker_pool_restarts = True
 app.task(shop.work, name="work")
 """
 
-# Half of the tasks run in a pool that is closed, half in one that is terminated.
+# Half of the tasks run in a pool that is closed, the others in one that is terminated.
 POOLS = f"""
 import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor
@@ -96,7 +96,7 @@ if __name__ == "__main__":
         run_pools(sys.argv[1])
 """
 
-# Cells, one that is interrupted, a restart, and cells.
+# Run cells, interrupt one, restart the kernel, and run cells again.
 NOTEBOOK = f"""
 from jupyter_client.manager import start_new_kernel
 
@@ -142,10 +142,10 @@ def write_applications(folder: Path) -> None:
 
 
 class Server:
-    """One server that listens, a worker that takes tasks, or a script.
+    """One listening server, one worker that takes tasks, or one script.
 
     Attributes:
-        pid: of the process that a signal stops.
+        pid: the process to stop with a signal.
     """
 
     def __init__(self, name: str, agent: Agent, folder: Path, *words: str) -> None:
@@ -189,12 +189,12 @@ class Server:
             time.sleep(0.05)
 
     def clients(self) -> list[dict[str, Any]]:
-        """Return what the agent knows of this server's processes."""
+        """Return the agent's clients of this server."""
         clients = self.agent.clients()
         return [client for client in clients if client["service"] == self.name]
 
     def account(self) -> dict[str, Any]:
-        """Return what the agent counted, and what it knows to be missing."""
+        """Return the received and the missing events of this server."""
         total: dict[str, Any] = self.agent.get(
             "/api/v1/completeness", service=self.name
         )["total"]
@@ -209,16 +209,16 @@ class Server:
                 with urlopen(f"http://127.0.0.1:{self.port}/", timeout=DEADLINE):
                     answered += 1
             except OSError:
-                # It starts, or its only worker is being replaced.
+                # The server is starting, or its only worker is being replaced.
                 assert time.monotonic() < deadline, self.output
                 time.sleep(0.05)
         return times
 
     def kill_worker(self, recorded: int) -> None:
-        """Kill -9 one worker once all was counted; wait until its death is known."""
+        """Kill a worker once all events are counted; wait until its death is known."""
         until(lambda: self.account()["received"] == recorded, "all is counted")
         workers = [one for one in self.clients() if one["state"] == "connected"]
-        # Not one that has done all its tasks, and is about to end.
+        # The worker with the most events may be about to end, after its last task.
         worker = min(workers, key=lambda one: int(one["events"]))
         os.kill(worker["pid"], signal.SIGKILL)
         until(lambda: self.account()["deaths"] == 1, "the death is known")
@@ -229,7 +229,7 @@ class Server:
         self.process.wait(DEADLINE)
 
     def kill(self) -> None:
-        """Kill it, and all workers that are left."""
+        """Kill the server and its remaining workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)

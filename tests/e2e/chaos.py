@@ -1,11 +1,12 @@
-"""Kill the agent again and again under load, and count afterwards.
+"""Kill the agent repeatedly under load, and compare all counts at the end.
 
     python -m tests.e2e.chaos --kills 100 --processes 8
 
-Each process records executions as fast as its agent lets it, forks children that do
-the same and exit, and counts for itself. The agent is killed with SIGKILL at random
-moments, half of them within a commit, and started again. At the end every figure has
-to be equal: executions, outcomes, retries and actions of every node.
+Each process records executions as fast as the agent accepts them, forks children that
+do the same and exit, and keeps its own counts. The agent is killed with SIGKILL at
+random moments, half of them within a commit, and started again. At the end, the
+executions, outcomes, retries and actions of every node must be what the processes
+counted.
 """
 
 from __future__ import annotations
@@ -88,15 +89,15 @@ leave(total)
 """
 
 
-# Between a process's thousands of events: about as fast as it can record.
+# The pause after each thousand events: a process records almost at full speed.
 PAUSE = 0.002
 
-# In the short forms, whose few processes would keep all cores busy.
+# In the short forms, because even a few processes at full speed keep all cores busy.
 SHORT_PAUSE = 0.02
 
 
 class Outcome(NamedTuple):
-    """What a run of chaos showed."""
+    """The result of a chaos run."""
 
     events: int
     processes: int
@@ -105,7 +106,7 @@ class Outcome(NamedTuple):
     duplicates: int
     differences: list[str]
     slowest_start: float  # seconds from the start of a process to its readiness
-    longest_commit_gap: float  # seconds without a commit, agents' absence included
+    longest_commit_gap: float  # seconds, including those without an agent
 
 
 def run(
@@ -120,17 +121,17 @@ def run(
     trouble: Callable[[Agent], None] | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Outcome:
-    """Do it all with an agent that runs.
+    """Run the processes, disturb the agent, and compare the counts.
 
     Args:
-        agent: it will be killed and started.
-        folder: for the processes' counts.
-        kills: how often.
-        processes: how many record at a time.
-        seed: of the randomness.
-        pause: seconds between a process's thousands of events.
+        agent: a running agent, which is killed and started.
+        folder: where the processes write their counts.
+        kills: the number of disturbances.
+        processes: the number of processes that record at a time.
+        seed: the seed of the random numbers.
+        pause: seconds to wait after each thousand events of a process.
         strike: the disturbance; by default, the agent is killed and started.
-        trouble: what else to do to the agent, in the middle of it.
+        trouble: a further disturbance, in the middle of the run.
         tell: called with a progress line from time to time.
     """
     rng = random.Random(seed)
@@ -172,7 +173,7 @@ def run(
 
 
 def restart(agent: Agent) -> float:
-    """Kill the agent and start it; return how many seconds that took."""
+    """Kill the agent and start it; return the seconds that this took."""
     agent.stop(signal.SIGKILL)
     started = time.monotonic()
     agent.start()
@@ -180,7 +181,7 @@ def restart(agent: Agent) -> float:
 
 
 class Gaps:
-    """Watches the store's log of changes for commits."""
+    """Watches the store's write-ahead log for commits."""
 
     def __init__(self, store: Path) -> None:
         self._wal = Path(f"{store}-wal")
@@ -189,14 +190,14 @@ class Gaps:
         self.longest = 0.0
 
     def watch(self, seconds: float) -> None:
-        """Look for commits for a while."""
+        """Watch for commits for a while."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._look()
             time.sleep(0.005)
 
     def wait_for_commit(self, seconds: float = 2.0) -> bool:
-        """Return as soon as a commit writes; whether one did."""
+        """Wait until a commit writes; return whether one did."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self._look():
@@ -275,7 +276,7 @@ def _differences(agent: Agent, reports: list[dict[str, Any]]) -> list[str]:
 
 
 def check_store(path: str) -> str:
-    """Return what SQLite says of the file: `ok`."""
+    """Return the result of SQLite's integrity check: `ok`."""
     connection = sqlite3.connect(path)
     try:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
@@ -284,7 +285,7 @@ def check_store(path: str) -> str:
 
 
 def freeze(seconds: float) -> Callable[[Agent], None]:
-    """Return a function that suspends the agent's process for a while."""
+    """Return a function that stops the agent's process for a while (SIGSTOP)."""
 
     def trouble(agent: Agent) -> None:
         assert agent.process is not None
@@ -300,7 +301,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """Mount a file system of a few megabytes; needs root.
 
     Raises:
-        OSError: it can't be mounted here.
+        OSError: this environment does not permit mounting.
     """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "kw-test", str(folder)]
@@ -314,7 +315,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path, seconds: float) -> Callable[[Agent], None]:
-    """Return a function that fills the disk for a while after the store noticed."""
+    """Return a function that fills the disk until some time after the store noticed."""
 
     def trouble(agent: Agent) -> None:
         filler = folder / "filler"
@@ -332,7 +333,7 @@ def fill(folder: Path, seconds: float) -> Callable[[Agent], None]:
 
 
 def main() -> None:
-    """Run the long form."""
+    """Run the long form from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=8)
@@ -350,7 +351,7 @@ def main() -> None:
             agent.store = str(disk / "kaywatch.db")
             agent.start()
             troubles.append(fill(disk, options.full))
-            stack.callback(agent.close)  # before its disk goes
+            stack.callback(agent.close)  # before the disk is unmounted
 
         def trouble(agent: Agent) -> None:
             for one in troubles:

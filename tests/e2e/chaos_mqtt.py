@@ -1,10 +1,10 @@
-"""Break everything on the way through a broker, again and again under load, and count.
+"""Disturb broker, agent and connections under load, and compare all counts at the end.
 
     python -m tests.e2e.chaos_mqtt --strikes 100 --processes 4
 
-The processes are those of `tests.e2e.chaos`. Meanwhile the broker is stopped, killed
-and frozen, the agent killed, and the ways of both to the broker cut and frozen, at
-random moments. At the end every figure has to be equal.
+The processes are those of `tests.e2e.chaos`. At random moments, the broker is stopped,
+killed or frozen, the agent is killed, or the connections of the agent or the processes
+to the broker are cut or frozen. At the end, every figure must be equal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["KINDS", "Strikes", "run"]
 
 
 class Strikes:
-    """What can be done to the parts; each returns with all of it healed."""
+    """The disturbances; each one returns after everything works again."""
 
     def __init__(
         self, agent: Agent, broker: Broker, near: Way, far: Way, only: str = ""
@@ -43,7 +43,7 @@ class Strikes:
         self._next: list[str] = []
 
     def __call__(self, rng: random.Random) -> None:
-        """Do one, for a random while; all of them before one comes again."""
+        """Run one disturbance for a random time; each runs before any is repeated."""
         if not self._next:
             self._next = [self._only] if self._only else list(KINDS)
             rng.shuffle(self._next)
@@ -121,14 +121,14 @@ def run(
     """Run all disturbances; return the result, and how often each was run.
 
     Args:
-        folder: for the processes' counts.
+        folder: where the processes write their counts.
         broker: one of `tests.brokers.KINDS` without TLS.
-        strikes: how many.
-        processes: how many record at a time.
-        seed: of the randomness.
-        only: one of KINDS, if not all of them.
-        only_old: let both speak MQTT 3.1.1.
-        pause: seconds between a process's thousands of events.
+        strikes: the number of disturbances.
+        processes: the number of processes that record at a time.
+        seed: the seed of the random numbers.
+        only: the only one of KINDS to run; None for all of them.
+        only_old: whether both sides use MQTT 3.1.1.
+        pause: seconds to wait after each thousand events of a process.
         tell: called with a progress line from time to time.
     """
     with (
@@ -152,7 +152,7 @@ def run(
 
 
 def main() -> None:
-    """Run the long form."""
+    """Run the long form from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--strikes", type=int, default=100)
     parser.add_argument("--processes", type=int, default=4)

@@ -1,6 +1,6 @@
-"""Alerts that come and go, receivers on a bad day, an agent that is killed: who heard?
+"""Check that no notification is lost while receivers fail and the agent is killed.
 
-Gauges are set above and below a threshold; each time, every unit has one more episode.
+Gauges rise above a threshold and fall below it; each time, every unit has an episode.
 `python -m tests.e2e.episodes --units 100 --flips 10 --kills 10` is the long form.
 """
 
@@ -64,13 +64,13 @@ class Result:
     """The notifications that arrived.
 
     Attributes:
-        episodes: how many there were.
+        episodes: the number of episodes.
         problems: the errors in the notifications, as text.
         requests: the number of requests, by response.
-        messages: how many were taken.
-        twice: how often one was taken again, as the agent was killed before it had
-            written down that it was.
-        kills: how often it was killed.
+        messages: the number of accepted messages.
+        twice: the number of messages that were accepted twice, because the agent was
+            killed before it had stored the first response.
+        kills: how often the agent was killed.
     """
 
     episodes: int
@@ -91,7 +91,7 @@ def run(
     seed: int = 1,
     rejected: float = 0.0,
 ) -> Result:
-    """Let every unit have `flips` episodes, and look at what arrived."""
+    """Run `flips` episodes of every unit, and check the notifications."""
     chance = random.Random(seed)
     with run_receivers() as receivers:
         receivers.fail(0.3, seed, rejected)
@@ -126,7 +126,7 @@ def send_line(driver: subprocess.Popen[str], line: str) -> None:
 
 def settle(agent: Agent, count: int, state: str) -> None:
     """Wait until all alerts durably have a state."""
-    # Not those in any other state: a restarted agent first knows of none.
+    # Count alerts in this state, because a restarted agent has none in any other.
     until(
         lambda: agent.get("/api/v1/alerts", state=state)["matching"] == count,
         f"{count} alerts are {state}",
@@ -154,10 +154,10 @@ def count_waiting(agent: Agent) -> float:
 def compare_notifications(
     receivers: Receivers, units: int, flips: int, kills: int
 ) -> Result:
-    """Compare what arrived with what happened."""
+    """Compare the notifications that arrived with the episodes."""
     result = Result(units * flips, kills=kills)
     story: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    done: Counter[str] = Counter()  # messages that were taken with success
+    done: Counter[str] = Counter()  # messages that were answered with success
     for request in receivers.to("/hook"):
         body, status = request.json, request.reply.status
         result.requests[status] += 1
@@ -171,7 +171,7 @@ def compare_notifications(
             story[alert["labels"]["unit"]].append((alert["episode"], alert["status"]))
     result.messages, result.twice = len(done), done.total() - len(done)
     if result.twice > kills:
-        # One message is in flight at a time: only its answer can be lost.
+        # One message is in flight at a time, so only its response can be lost.
         result.problems.append(f"{result.twice} were taken twice, in {kills} kills")
     for unit in (f"u{n}" for n in range(units)):
         result.problems += find_errors(unit, story[unit], flips)
@@ -181,7 +181,8 @@ def compare_notifications(
 def find_errors(unit: str, story: list[tuple[int, str]], flips: int) -> list[str]:
     """Return the errors in the notifications about one unit.
 
-    An episode that begins and ends while a receiver is down is reported once: as over.
+    An episode that begins and ends while a receiver is down is reported only as
+    resolved.
     """
     problems = []
     last = (0, "resolved")

@@ -1,4 +1,4 @@
-"""The start of an agent with a large store: how long it takes, and how much memory.
+"""Measure how long an agent with a large store takes to start, and its memory.
 
     python -m tests.e2e.large_store [CLIENTS] [SERIES]
 

@@ -1,10 +1,10 @@
-"""An application with every node kind under `kaywatch run`: its counts and the agent's.
+"""Compare the counts of an application with every kind of node with the agent's.
 
     python -m tests.e2e.long_run --minutes 10
 
-First the application runs twice with the same seed, on its own and watched: it has to
-print and log the same. Then several processes of it run for a while, and every figure
-that they counted themselves has to be the agent's.
+First the application runs twice with the same seed, with and without `kaywatch run`;
+its output and its log must be the same. Then several processes run for a while, and
+the agent's figures must equal the processes' own counts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ HERE = Path(__file__).parent
 APPLICATION = str(HERE / "every_kind")
 STANDIN = HERE.parent / "client/instrument/kaygraph_standin.py"
 
-# What differs from one run to the next of the same program: times, and addresses.
+# Times and addresses differ between two runs of the same program.
 VOLATILE = re.compile(r"\d+\.\d+s\b|(?<=_)\d{9,}|0x[0-9a-f]+")
 
 Key = tuple[str, str, str]  # (graph, node, what)
 
 
 class Difference(NamedTuple):
-    """One figure that isn't the same."""
+    """One figure that differs."""
 
     key: Key
     recorded: int
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def environment(agent: Agent, folder: Path) -> dict[str, str]:
-    """Return what the application needs: the agent, and a module `kaygraph`."""
+    """Return the application's environment: the agent, and a module `kaygraph`."""
     shutil.copy(STANDIN, folder / "kaygraph.py")
     return {
         **agent.environment,
@@ -52,13 +52,13 @@ def environment(agent: Agent, folder: Path) -> dict[str, str]:
 
 
 def command(agent: Agent, watched: bool, *arguments: str) -> list[str]:
-    """Return the command that runs the application, watched or not."""
+    """Return the command that runs the application, with or without `kaywatch run`."""
     run = [agent.python, "-m", "kaywatch", "run", "--"] if watched else []
     return [*run, agent.python, APPLICATION, *arguments]
 
 
 def behaviour(agent: Agent, folder: Path, rounds: int, *, watched: bool) -> list[str]:
-    """Return what the application prints, logs and warns of, line by line."""
+    """Return the lines that the application prints, logs and warns with."""
     done = subprocess.run(
         command(agent, watched, "--rounds", str(rounds), "--verbose"),
         env=environment(agent, folder),
@@ -93,7 +93,7 @@ def run_application(
 
 
 def read_agent_figures(agent: Agent) -> Counter[Key]:
-    """Return the agent's figures in the application's words."""
+    """Return the agent's figures under the application's names."""
     counts: Counter[Key] = Counter()
     for node in agent.get("/api/v1/nodes")["nodes"]:
         for graph in node["graphs"]:
@@ -122,7 +122,7 @@ def _of_node(stats: dict[str, Any]) -> dict[str, int]:
 
 
 def differences(ours: Counter[Key], theirs: Counter[Key]) -> list[Difference]:
-    """Return the figures that aren't the same."""
+    """Return the figures that differ."""
     return [
         Difference(key, ours[key], theirs[key])
         for key in sorted(ours.keys() | theirs.keys())
@@ -131,7 +131,7 @@ def differences(ours: Counter[Key], theirs: Counter[Key]) -> list[Difference]:
 
 
 def main() -> None:
-    """Run the long form."""
+    """Run the long form from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--processes", type=int, default=4)

@@ -78,7 +78,7 @@ routing_key_file = "/run/secrets/pagerduty"
 
 
 class Shell:
-    """Runs commands as a person would."""
+    """Runs commands of `kaywatch`, and returns their output."""
 
     def __init__(self, agent: Agent | None = None) -> None:
         self.agent = agent
@@ -213,8 +213,8 @@ def test_silences_and_timelines_survive_a_kill(failing: Shell) -> None:
     assert agent is not None
     (alert,) = _alert_of(agent, "checkout-fails")
     made = failing("silence", "add", "node=pay", "--for", "2h").split()[0]
-    agent.stop(9)  # as soon as it was answered
-    agent.start()  # without its rules: they are gone
+    agent.stop(9)  # as soon as the response has arrived
+    agent.start()  # without rules
     until(lambda: _alert_of(agent, "checkout-fails")[0]["state"] == "ok", "it is over")
     (result,) = _alert_of(agent, "checkout-fails")
     assert (result["id"], result["reason"]) == (alert["id"], "rule_removed")

@@ -1,4 +1,4 @@
-"""From an application's failures to notifications, through a real agent."""
+"""A real agent notifies receivers of an application's failures."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_why_shows_the_status_of_each_message(
     assert (hook["status"], hook["code"]) == ("pending", 503)
     assert "come later" in hook["error"]
     assert hook["next_attempt"] > hook["created"]
-    # The rest of the agent says that the receiver is down, and it is tried again.
+    # The agent reports that the receiver is down, and retries.
     assert (slack["code"], slack["status"]) == (403, "pending")
     assert slack["next_attempt"] - slack["created"] < 90
     down = until(lambda: agent.get("/health")["stages"]["notify"]["problem"], "down")
@@ -158,7 +158,7 @@ def test_why_shows_the_status_of_each_message(
     assert "firing: pending, next attempt at " in output
     assert "HTTP 503: come later" in output
 
-    # What is known of it survives a kill.
+    # The alert's state survives a kill.
     agent.stop(signal.SIGKILL)
     agent.start()
     assert fates()["slack"]["id"] == slack["id"]
@@ -237,7 +237,7 @@ def test_a_receiver_is_tested_and_messages_are_looked_after(
     assert "Traceback" not in failed
     assert agent.command("outbox", "list", "--status", "dead").count("  hook  ") == 2
     dead = json.loads(agent.command("outbox", "list", "--status", "dead", "--json"))
-    # An unset variable of a script does not stand for all messages.
+    # An unset variable in a script must not select all messages.
     assert "MESSAGE or --all" in agent.command("outbox", "purge", "", code=2)
     other, chosen = (message["id"] for message in dead["notifications"][:2])
     # Ids of one millisecond may differ in their last character only.

@@ -1,6 +1,6 @@
-"""The real servers of docs/servers.md: what they did is counted when they have ended.
+"""All events of the real servers in docs/servers.md are counted after they have ended.
 
-All servers run at once against one agent; each test looks at one of them.
+All servers run at once against one agent; each test checks one of them.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ def run_notebook(server: Server) -> int:
 
 
 class Case(NamedTuple):
-    """A server, what is done with it, and the signal that stops it.
+    """A server, the work that it does, and the signal that stops it.
 
     Attributes:
-        title: the server's, in docs/servers.md.
-        path: what ends its processes, there.
-        work: returns how many events the application recorded.
-        recycled: whether more processes than one have worked, one after the other.
-        module: of a package that the case needs, besides the server's.
+        title: the server's name in docs/servers.md.
+        path: the cell `ends by` in docs/servers.md.
+        work: returns the number of events that the application recorded.
+        recycled: whether several processes have worked, one after the other.
+        module: the module of a further package that the case needs.
     """
 
     title: str
@@ -242,7 +242,7 @@ CASES = {
         *("uWSGI, recorded in the master", "TERM"),
         uwsgi("--module=warm:wsgi", "--enable-threads", "--py-call-uwsgi-fork-hooks"),
         serve_after_warm_up,
-        deaths=1,  # the master, which has recorded and runs no exit handlers
+        deaths=1,  # the master, which has recorded an event and runs no exit handlers
         recycled=True,
     ),
     "uwsgi-max-requests": Case(
@@ -283,7 +283,7 @@ CASES = {
 def describe(
     case: Case, recorded: int, account: dict[str, Any], deaths: int
 ) -> tuple[str, ...]:
-    """Return the row of docs/servers.md for what happened."""
+    """Return the row of docs/servers.md for a result."""
     states = f"{deaths} died, others ended" if deaths else "ended"
     complete = account["ratio"] == 1 and not account["unknown_seconds"]
     known = "100 %" if complete else f"below 100 %, at most {deaths} s unknown"
@@ -302,7 +302,7 @@ def table() -> list[tuple[str, ...]]:
 
 
 def find_missing(name: str) -> str:
-    """Return what a case needs that is not installed, empty for nothing."""
+    """Return the missing requirement of a case; empty if there is none."""
     command, module = CASES[name].command, CASES[name].module
     if not (BIN / command[0]).exists():
         return command[0]
@@ -368,7 +368,7 @@ def test_what_a_server_did_is_counted_and_only_a_kill_is_a_death(
     died = [client for client in clients if client["state"] == "died"]
     assert account["received"] == results.recorded[name].result()
     assert len(died) == account["deaths"] == case.deaths
-    # At most one second for each death is unknown.
+    # Each death leaves at most one second unknown.
     assert (account["unknown_seconds"] > 0) == (account["ratio"] < 1) == bool(died)
     assert account["unknown_seconds"] <= 1.0 * len(died)
     assert len(clients) > case.recycled

@@ -1,4 +1,4 @@
-"""Attempts at a real agent, each of which has to come to nothing."""
+"""Attacks on a real agent fail, and the agent continues to serve others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.users import replies
 from kaywatch import wire
 from kaywatch.query import send
 
-# One that would be made, were it from anybody else.
+# A valid silence: it is rejected only because of the request's origin.
 SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 SILENCE = {"matchers": [{"name": "node", "value": "x"}], "endsAt": SOON}
 MARKUP = (
@@ -41,7 +41,7 @@ MARKUP = (
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    """One agent for all of it: whatever is tried, it goes on."""
+    """One agent for all attacks, which must survive each of them."""
     with running_agent() as result:
         pid = result.process.pid if result.process else 0
         yield result
@@ -56,7 +56,7 @@ def port(agent: Agent) -> int:
 
 
 def memory(agent: Agent) -> float:
-    """Return what the agent takes, in MiB."""
+    """Return the agent's memory in MiB."""
     assert agent.process is not None
     return psutil.Process(agent.process.pid).memory_info().rss / 2**20
 
@@ -85,9 +85,9 @@ def push(agent: Agent, *messages: bytes) -> list[dict[str, Any]]:
 
 
 def send_all(connection: socket.socket, data: bytes, *, end: bool = False) -> bytes:
-    """Send bytes, and their end if wanted; return what comes back."""
+    """Send bytes, and optionally shut down writing; return the response."""
     result = b""
-    # The agent may disconnect before all is sent.
+    # The agent may disconnect before all bytes are sent.
     with contextlib.suppress(ConnectionError):
         connection.sendall(data)
         if end:
@@ -160,7 +160,7 @@ def test_a_page_of_another_site_reads_and_changes_nothing(agent: Agent) -> None:
 
 
 def test_a_name_that_leads_here_shows_nothing(agent: Agent) -> None:
-    """DNS rebinding: for the browser it is the site's own page."""
+    """With DNS rebinding, the browser takes the agent for the site's own page."""
     rules = "--host-resolver-rules=MAP evil.example 127.0.0.1"
     shown = render_page(f"http://evil.example:{port(agent)}/api/v1/nodes", rules)
     assert "unknown_host" in shown
@@ -282,7 +282,7 @@ def test_ambiguous_http_framing_is_rejected(agent: Agent, kind: str) -> None:
 
 
 def test_slowloris(agent: Agent) -> None:
-    """Hundreds of connections that send a byte now and then; others are served."""
+    """Hundreds of connections send a byte now and then, and others are still served."""
     before = memory(agent)
     drips: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
@@ -295,7 +295,7 @@ def test_slowloris(agent: Agent) -> None:
         ended = 0
         deadline = time.monotonic() + DEADLINE
         while ended < len(drips) and time.monotonic() < deadline:
-            # All along, whoever asks is answered.
+            # Meanwhile, other requests are answered.
             assert agent.get("/health")["status"] == "healthy"
             for drip in drips:
                 with contextlib.suppress(OSError):
@@ -427,7 +427,7 @@ def test_names_and_messages_are_no_markup_in_a_browser(agent: Agent) -> None:
             page = browser.new_page()
             page.goto(agent.url + path)
             shown = page.content()
-            # It shows the text as text: no element has come of it.
+            # The page shows markup as text: no element was created.
             assert not re.search(r"<(script|svg|img)[ >]", shown), (path, shown[:500])
         assert site.paths == []
 
@@ -467,7 +467,7 @@ def test_nothing_that_is_sent_becomes_a_line_of_the_log(
 
 @contextlib.contextmanager
 def running_agent_logging(config: Path, tmp_path: Path) -> Iterator[tuple[Agent, Path]]:
-    """Run an agent whose log goes to a file as it is."""
+    """Run an agent whose log is written to a file."""
     log = tmp_path / "log"
     with tempfile.TemporaryDirectory(prefix="kw-") as folder, log.open("wb") as written:
         agent = Agent(Path(folder))
@@ -560,7 +560,7 @@ def test_an_agent_that_would_be_everybody_s_does_not_start(tmp_path: Path) -> No
 
 
 def test_the_silence_that_the_attacks_try_to_make_can_be_made() -> None:
-    """Or that there is none would say nothing."""
+    """Without this test, the absence of a silence after the attacks proves nothing."""
     with running_agent() as agent:
         for options in ({}, {"Origin": agent.url, "Sec-Fetch-Site": "same-origin"}):
             with contextlib.closing(agent.connection()) as connection:

@@ -77,7 +77,7 @@ def run_command(agent: Agent, *arguments: object, code: int = 0) -> str:
 
 
 def start_capture(agent: Agent, path: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a capture, and wait until it records."""
+    """Start a capture, and wait until it is recording."""
     process = agent.start_process(
         *(agent.python, "-m", "kaywatch_agent", "capture", str(path), *options),
         stdout=subprocess.PIPE,
@@ -99,7 +99,7 @@ def end_capture(process: subprocess.Popen[str], number: int = signal.SIGINT) -> 
 
 
 def ends_connection(path: Path) -> bool:
-    """Return whether a capture has the end of a connection: all its messages."""
+    """Return whether a capture has all messages of a connection, and its end."""
     reader = CaptureReader(path)
     try:
         return any(record.message is None for record in reader)
@@ -130,7 +130,7 @@ def other(installed: str) -> Iterator[Agent]:
 
 @pytest.fixture
 def captured(tmp_path: Path) -> Path:
-    """A capture of 200 connections, written by hand: a batch a second from each."""
+    """A hand-written capture of 200 connections, each with a batch per second."""
     path = tmp_path / "many.kwcap"
     writer = CaptureWriter(path, CaptureHeader(1, 1_700_000_000.0, "0.1.0"))
     for second in range(3):
@@ -185,14 +185,14 @@ def test_a_replay_gives_the_figures_that_were_captured(
         c["client"] for c in agent.clients()
     )
 
-    # Another one counts again.
+    # A second replay counts again.
     before = other.executions()
     document = json.loads(
         run_command(other, "replay", path, "--speed", "max", "--json")
     )
     assert document["acknowledged"] == document["events"] == events
     assert other.executions() == {node: 2 * n for node, n in before.items()}
-    # And all of it is of now.
+    # All replayed events have present times.
     recent = other.get("/api/v1/nodes", window="5m")["nodes"]
     assert {node["node"]: node["total_executions"] for node in recent} == (
         other.executions()
@@ -363,7 +363,7 @@ def test_a_replay_reports_that_the_agent_went_away(
     agent.start()
     _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
-    # Whichever connection noticed it first.
+    # The error depends on the connection that fails first.
     assert err.startswith(f"kaywatch: the agent at {agent.socket} ")
     assert "closed the connection, after " in err or "cannot be reached" in err
     assert "Another replay counts all of them again\n" in err

@@ -1,7 +1,7 @@
 """Every way in which a process starts, with every way in which it ends.
 
-What was recorded is counted and the client has ended, or the agent reports that the
-last moments are unknown.
+All recorded events are counted and the client has ended, or the agent reports for how
+long events are unknown.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_what_was_recorded_is_counted_however_a_process_starts_and_ends(
         one.communicate()
 
     for name, by_end in codes.items():
-        # There, an exception ends the process with 1.
+        # In this case, an exception ends the process with exit code 1.
         interrupted = 1 if name.startswith("mp_") else -signal.SIGINT
         assert by_end == CODES | {"int": interrupted}, name
     services = [f"{name} {end}" for name in codes for end in CODES]
@@ -215,7 +215,7 @@ def test_what_was_recorded_is_counted_however_a_process_starts_and_ends(
 
     everything = {service: expected(service) for service in services}
 
-    # The comparison that fails shows which differ.
+    # The comparison below shows what differs, which `until` does not.
     with contextlib.suppress(AssertionError):
         until(lambda: clients() == everything, "all have ended")
     assert clients() == everything

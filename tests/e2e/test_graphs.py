@@ -1,4 +1,4 @@
-"""Graphs on the command line: services are not merged, and figures not cut."""
+"""Graphs on the command line: services stay separate, and figures are not cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a process's events, however it lives and ends.
+"""All events of a process are counted, whatever its life cycle.
 
 Each test runs real processes against an agent that runs from the installed wheel.
 """
@@ -132,7 +132,7 @@ record('parent', 1)
 def test_forking_often_from_several_threads_neither_warns_nor_loses(
     agent: Agent,
 ) -> None:
-    # From Python 3.12 on, a fork with several threads warns: ours must not be one.
+    # Python 3.12 and later warn about a fork with several threads: none may be ours.
     agent.run(
         "import warnings; warnings.simplefilter('error')\n"
         + RECORD
@@ -180,7 +180,7 @@ for t in threads: t.join()
 
 
 def test_a_parent_that_forks_and_waits_sends_its_buffer(agent: Agent) -> None:
-    # As a prefork server's master: no event of its own comes after the fork.
+    # Like the master of a preforking server, it records no event after the fork.
     assert agent.process is not None
     agent.process.send_signal(signal.SIGSTOP)
     parent = agent.spawn(
@@ -206,7 +206,7 @@ os.waitpid(pid, 0)
 
 
 def test_a_child_that_outlives_its_parent_does_not_hide_its_end(agent: Agent) -> None:
-    # The child must not hold on to the parent's connection.
+    # The child must not keep the parent's connection open.
     parent = agent.spawn(
         RECORD
         + """
@@ -399,7 +399,7 @@ def test_an_agent_that_is_frozen_for_a_while_counts_everything_once(
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.readline() == "recorded\n"
-        time.sleep(0.1)  # let the sender run into the frozen agent
+        time.sleep(0.1)  # give the sender time to block on the stopped agent
     agent.process.send_signal(signal.SIGCONT)
 
     until(lambda: agent.executions() == {"n": 30005}, "all arrive")

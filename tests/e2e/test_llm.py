@@ -1,4 +1,4 @@
-"""An application that calls a model through the real SDKs, to a real agent."""
+"""Model calls through the real SDKs reach a real agent."""
 
 from __future__ import annotations
 

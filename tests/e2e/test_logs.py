@@ -1,4 +1,4 @@
-"""A line of the log leads to the agent's figures, by the run's id."""
+"""A line of the log and the agent's figures have the same run id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By way of a broker: the same promises as over the socket."""
+"""The guarantees over a broker are the same as over the socket."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_clients_buffer_while_the_agent_is_offline(
             kinds = [wire.decode(one.payload)["type"] for one in seen.messages]
 
         assert agent.executions() == {"first": 1, "n": 20_000}
-        # Nothing is sent without an agent: the greeting comes first.
+        # Nothing is sent without an agent, which must answer the hello first.
         assert kinds[0] == "hello"
 
 

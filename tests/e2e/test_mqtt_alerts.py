@@ -1,4 +1,4 @@
-"""Alerts and the agent's status over MQTT, for those who automate."""
+"""Alerts and the agent's status are published over MQTT."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_agent_publishes_its_presence(broker: Broker, version: int) -> None:
             read.wait(6)
 
         output = [m.payload.decode() for m in read.messages if m.topic == STATUS]
-        # Its will may come after its own words.
+        # The broker may publish the will after the agent's own `offline`.
         assert [word for word, _ in groupby(output)] == [
             "online",
             "offline",
@@ -167,7 +167,7 @@ def test_an_alert_resolved_during_a_broker_outage_is_cleared(mosquitto: Broker) 
         agent.run(RUN, "20", "10", "pay")
         until(lambda: read_retained(mosquitto, STATES), "the alert")
         mosquitto.stop()
-        # By the socket, as by the broker nothing comes.
+        # Over the socket, because nothing arrives over the broker.
         agent.run(RUN, "500", "0", "pay", KAYWATCH_ENDPOINT=agent.endpoint)
         until(
             lambda: agent.get("/api/v1/alerts")["states"]["firing"] == 0, "it has ended"
@@ -326,7 +326,7 @@ def test_an_untrusted_certificate_is_reported(tmp_path: Path) -> None:
 
 
 def broker_problem(agent: Agent) -> str:
-    """Return what the agent says is wrong with a broker."""
+    """Return the problem that the agent reports for a broker."""
     stages = agent.get("/health")["stages"]
     result = [s["problem"] for name, s in stages.items() if name.startswith("mqtt ")]
     return str(result[0] or "")

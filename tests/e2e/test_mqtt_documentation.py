@@ -1,4 +1,4 @@
-"""What docs/mqtt.md shows works, on a real broker, and it names what there is."""
+"""The examples of docs/mqtt.md work on a real broker, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def section(title: str) -> str:
 
 
 def shell(command: str, agent: Agent, broker: Broker) -> str:
-    """Run a command of the page, with our ports and files in place of the usual."""
+    """Run a command of the page with this test's ports and files."""
     there = shlex.join(["mosquitto_pub", *broker.access().options()])
     script = command.replace("mosquitto_pub", there)
     script = script.replace(

@@ -1,4 +1,4 @@
-"""A real instrumented process, by each broker in each version of MQTT."""
+"""A real instrumented process pushes over each broker, in each version of MQTT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client whose agent is away for long, is another one, or can't be reached at all."""
+"""A client whose agent is absent for long, is replaced, or cannot be reached."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def agent(installed: str) -> Iterator[Agent]:
 def test_an_outage_beyond_the_buffer_drops_the_oldest_and_counts_them(
     agent: Agent,
 ) -> None:
-    # An hour at 1,000 events a second against 32 MB, in a thirtieth of both.
+    # An hour at 1,000 events per second against 32 MB, both scaled to a thirtieth.
     hours = """
 kaywatch.configure(buffer_bytes=1_000_000)
 for minute in range(60):
@@ -61,7 +61,7 @@ print(json.dumps(kaywatch.client_stats()), flush=True)
     assert 0 < dropped < 120_000
     counts = agent.executions()
     assert sum(counts.values()) + dropped == 120_000
-    # Whole batches, the oldest: all but one of the minutes are there whole or not.
+    # The oldest batches are dropped as a whole, so at most one minute is incomplete.
     minutes = [counts.get(f"minute{n:02}", 0) for n in range(60)]
     assert minutes == sorted(minutes)
     assert minutes[-1] == 2_000
@@ -74,7 +74,7 @@ print(json.dumps(kaywatch.client_stats()), flush=True)
 
 
 class Stranger:
-    """An agent of a version to come: it answers everything with an error."""
+    """An agent of a future version, which answers every message with an error."""
 
     def __init__(self, path: str) -> None:
         self.greeted = 0

@@ -1,4 +1,4 @@
-"""Crowds, floods, and clients that read nothing: the others are served all the same."""
+"""Many clients, floods, and clients that read nothing do not delay other clients."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def connected(agent: Agent) -> Iterator[socket.socket]:
 
 
 def flush_seconds(agent: Agent, rounds: int) -> list[float]:
-    """Seconds that each flush of a process took that records a little."""
+    """Return the seconds of each flush of a process that records little."""
     printed = agent.run(
         f"""
 import kaywatch, time
@@ -179,7 +179,7 @@ def test_few_file_descriptors_are_reported_until_there_are_more(agent: Agent) ->
     few = len(os.listdir(f"/proc/{pid}/fd")) + 12
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
-        # Opened before: HTTP may get no descriptor either.
+        # Opened in advance, because HTTP may get no file descriptor either.
         connection = agent.connection()
         connection.request("GET", "/health")
         connection.getresponse().read()

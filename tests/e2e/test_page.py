@@ -1,4 +1,4 @@
-"""What docs/from-the-page.md says, with real processes and a real agent."""
+"""The examples of docs/from-the-page.md work, with real processes and a real agent."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_page_s_statistics(agent: Agent) -> None:
     lines = printed.splitlines()
     assert lines[0] == "Success rate: 90.0%"
     assert re.fullmatch(r"Avg execution time: 0\.\d{3}s", lines[1])
-    # 0, 1 and 2 in turn, three times; and two before the one that fails is given up.
+    # 0, 1 and 2 in turn, three times, and two retries of the execution that fails.
     assert lines[2] == "Total retries: 11"
 
     stats = agent.node("monitored_processor")

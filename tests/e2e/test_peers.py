@@ -1,4 +1,4 @@
-"""Peers identified by the kernel: another user, a false identity, a flood."""
+"""The kernel identifies peers: another user, a false identity, a flood."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ def test_a_liar_is_shown_under_its_true_pid_and_user(
         (client,) = agent.clients()
         assert (client["pid"], client["uid"]) == (process.pid, NOBODY)
         assert client["start"] == pytest.approx(time.time(), abs=60)
-        # Its own word, and shown as that.
+        # The client's own claim, which is shown as such.
         assert client["host"] == "not-this-host"
         assert wait_ended(process) == 0
-        # Neither does it pass for the one whose pid it gave.
+        # The client is not taken for the process whose pid it claims.
         until(lambda: agent.clients()[0]["state"] == "died", "its death is seen")
 
-        # As after a restart, when it can't be asked any more.
+        # After a restart of the agent, the kernel cannot identify the peer any more.
         agent.stop()
         agent.start("--config", str(tmp_path / "kaywatch.toml"))
         assert agent.clients()[0]["uid"] == NOBODY
@@ -147,7 +147,7 @@ def test_a_process_cannot_send_for_another_user_s_client(
     with agent_with(installed, tmp_path, 'mode = "0666"') as agent:
         first, process = push_as(NOBODY, agent, hello(), row(1))
         assert first[0]["type"] == "ack"
-        # Or its own batches would be taken for duplicates from here on.
+        # Otherwise, its own next batches would count as duplicates.
         for message in (row(1_000), wire.bye(CLIENT, 1_000), hello()):
             (refusal,), other = push_as(65_533, agent, message)
             assert refusal["code"] == "forbidden", refusal
@@ -167,7 +167,7 @@ def test_a_process_cannot_send_for_another_user_s_client(
 
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_a_flood_does_not_delay_another(agent: Agent, size: str) -> None:
-    """32 connections that never stop writing, and one client with a message now."""
+    """32 connections never stop writing, and one client sends a single message."""
     rows = [{"node": "flood", "seconds": 0.1}] * (1 if size == "small" else 10_000)
     frame = wire.frame(wire.pack({"type": "batch", "service": "f", "events": rows}))
     (agent.folder / "frame").write_bytes(frame)
@@ -185,13 +185,13 @@ def test_a_flood_does_not_delay_another(agent: Agent, size: str) -> None:
         assert answers["type"] == "ack"
         process.close()
     print(json.dumps({"size": size, "median": sorted(waits)[10], "most": max(waits)}))
-    # Not measured against the clock: in turns, the flood's bytes before ours are a
-    # slice at a time, and never the megabytes that it has queued.
+    # Durations depend on the machine, so none is asserted. The flood never ends: a
+    # hello that had to wait for its queued megabytes would get no ack.
     assert agent.executions()["flood"] > 10_000
 
 
 def push_from_here(path: str, message: bytes) -> tuple[dict[str, Any], Any]:
-    """Say something from this process; return the first reply, and the socket."""
+    """Send messages from this process; return the first reply, and the socket."""
     import socket
 
     link = socket.socket(socket.AF_UNIX)

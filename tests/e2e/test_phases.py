@@ -1,4 +1,4 @@
-"""Where the time of an application's nodes goes, from the node to what people read."""
+"""The phases of an application's nodes reach HTTP, metrics and the command line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_time_of_nodes_and_their_items_are_seen_everywhere(agent: Agent) -> 
     assert re.search(r"items +4", agent.command("stats", "Summarize"))
     assert "prep" not in agent.command("stats", "block")
 
-    # The errors that the retries answered are seen as well.
+    # The errors of retried attempts are shown as well.
     assert (fetch["error_breakdown"], fetch["retried_errors"]) == ({}, {"OSError": 2})
     assert re.search(r"retried errors +OSError 2 ", shown)
     failures = agent.get("/api/v1/failures", node="Fetch")["failures"]

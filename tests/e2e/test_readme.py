@@ -42,7 +42,7 @@ SNIPPETS = re.findall(
 
 @pytest.fixture(scope="module")
 def busy(installed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent with the demo's application pushing to it."""
+    """An agent to which the demo's application pushes."""
     counts = tmp_path_factory.mktemp("counts") / "counts.json"
     with running_agent(installed) as agent:
         agent.start_process(
@@ -203,11 +203,11 @@ def test_every_example_works_beside_the_demo(installed: str, tmp_path: Path) -> 
             lines = examples(show_help(tuple(command.split())))
             pattern = rf"^(?:\| `|\$ )?(kaywatch {command}\b[^`#\n]*)"
             lines += re.findall(pattern, README + COMMANDS, re.MULTILINE)
-            # Many are in both places.
+            # Many commands are in both places.
             for example in dict.fromkeys(
                 line.partition(" | ")[0].strip() for line in lines
             ):
-                # An address or a file of the reader's is about another agent.
+                # Placeholders for the reader's own address or file cannot be run.
                 if not re.search("--url|--socket|FILE", example):
                     run_example(example, installed, url, tmp_path)
 
@@ -266,7 +266,7 @@ def run_demo(python: str) -> Iterator[str]:
             until(lambda: "success_rate_min" in alerts(), "refunds fail")
             yield url
         finally:
-            # It ends its own processes.
+            # The demo ends its own processes.
             demo.terminate()
             demo.wait(DEADLINE)
 

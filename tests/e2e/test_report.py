@@ -1,4 +1,4 @@
-"""`kaywatch report`, of a real agent, read by a real browser."""
+"""A real browser shows the report of a real agent."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_hostile_name_is_text_in_a_report(agent: Agent, tmp_path: Path) -> Non
     page.feed(text)
     assert "script" not in page.tags
     assert page.row(HOSTILE)[1] == "1"
-    # All that it needs is in it.
+    # The file needs no other file and no connection.
     assert not re.findall(r"(?:src|href|url)\s*[=(]", re.sub("&[a-z]+;", "", text))
 
     file = tmp_path / "report.html"

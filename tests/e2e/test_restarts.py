@@ -1,4 +1,4 @@
-"""What an agent knows after it was restarted, killed, or kept from its disk."""
+"""An agent keeps its state when it is restarted or killed, or loses its disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def record(node, times):
 
 
 def read_figures(agent: Agent) -> dict[str, Any]:
-    """All that must be the same after a restart."""
+    """The responses that must be the same after a restart."""
     export = agent.get("/api/v1/export")
     for kind in ("nodes", "graphs"):
         for figures in export[kind].values():
@@ -159,7 +159,7 @@ def test_a_client_that_dies_before_reconnecting_is_dead(agent: Agent) -> None:
 
 
 def refused_start(agent: Agent) -> str:
-    """Start another agent on the same store; return all that it prints."""
+    """Start another agent on the same store; return its output."""
     return agent.command(
         *("serve", "--store", agent.store, "--http", "127.0.0.1:0"),
         *("--socket", str(agent.folder / "other.sock")),
@@ -195,7 +195,7 @@ def test_the_agent_waits_for_a_locked_file(agent: Agent) -> None:
         "the store's problem is reported",
     )
     assert health["status"] == "degraded"
-    assert agent.executions() == {"n": 10}  # seen, if not acknowledged
+    assert agent.executions() == {"n": 10}  # received, but not acknowledged
     other.execute("ROLLBACK")
     other.close()
     child.stdin.write("\n")
@@ -263,7 +263,7 @@ def test_a_store_that_is_lost_while_the_agent_runs_is_written_again(
 
 
 def enlarge(agent: Agent) -> None:
-    """Let a store be so large that it isn't checked at the start."""
+    """Make the store so large that it is not checked at the start."""
     hour = int(time.time()) // 3600 * 3600
     with contextlib.closing(sqlite3.connect(agent.store)) as db, db:
         db.executemany(
@@ -306,7 +306,7 @@ def test_damage_in_the_middle_of_a_large_file_is_reported(agent: Agent) -> None:
     line = find_logged(agent, "the store's file has changed")
     assert "was damaged" in line["problem"]
     assert line["problem"] in problem(agent)
-    # What is known in memory is what the new file begins with.
+    # The new file begins with the state in memory.
     until(lambda: list(agent.folder.glob("*.damaged-*")), "the file is set aside")
     agent.run(RECORD + "record('n', 3)")
     assert agent.executions() == {"n": 13}

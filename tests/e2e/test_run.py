@@ -1,4 +1,4 @@
-"""`kaywatch run`: an application without any code for it, in real processes."""
+"""`kaywatch run` instruments unchanged applications, in real processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def kaywatch(installed: str) -> str:
 
 @pytest.fixture
 def run(agent: Agent, kaywatch: str, installed: str, tmp_path: Path) -> Run:
-    """Run a command below `kaywatch run`, with the wheel's Python first in PATH."""
+    """Run a command with `kaywatch run`, with the wheel's Python first in PATH."""
 
     def run(
         *command: str, options: tuple[str, ...] = (), **environment: str
@@ -86,7 +86,7 @@ def fine(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def without(agent: Agent, *command: str, **environment: str) -> str:
-    """Return what the command prints when nothing watches it."""
+    """Return the command's output without `kaywatch run`."""
     return fine(
         subprocess.run(
             command,
@@ -334,7 +334,7 @@ def test_a_framework_that_was_imported_already_is_watched(
     assert agent.executions() == {"Load": 1, "Show": 1}
 
 
-# -- what isn't ----------------------------------------------------------------------
+# -- uninstrumented processes ---------------------------------------------------------
 
 
 def test_switched_off_it_only_runs_the_command(
@@ -532,7 +532,7 @@ def test_a_sitecustomize_that_fails_does_so_as_ever(
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(error)
-    # Not for `kaywatch run` itself, which is a Python too.
+    # This must not affect `kaywatch run`, which is a Python process itself.
     command = ["sh", "-c", 'PYTHONPATH="$PYTHONPATH:site" exec python app.py']
     plain = subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""Secrets that were planted are found nowhere: answers, logs, the store, /proc."""
+"""Planted secrets are not found in responses, logs, the store or /proc."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ assert kaywatch.flush(10)
 def guarded(
     installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Agent]:
-    """An agent with everything that is secret, as files and in its environment."""
+    """An agent with every kind of secret, in files and in its environment."""
     made = certificate(tmp_path)
     for name, value in (("read", READ), ("admin", ADMIN), ("sign", SIGNING)):
         (tmp_path / name).write_text(value + "\n")
@@ -101,7 +101,7 @@ signature = "github"
 
 
 def fetch(agent: Agent, path: str, token: str = READ, method: str = "GET") -> bytes:
-    """Return an answer, its head and its body."""
+    """Return a response with its head and its body."""
     done = subprocess.run(
         [
             *(
@@ -116,7 +116,7 @@ def fetch(agent: Agent, path: str, token: str = READ, method: str = "GET") -> by
             *("--cacert", os.environ["SSL_CERT_FILE"], "--config", "-", "--"),
             f"{agent.url}{path}",
         ],
-        # Not on the command line, which everybody can read.
+        # Not on the command line, which every user can read.
         input=f'header = "Authorization: Bearer {token}"\n'
         'header = "Content-Type: application/json"\n',
         text=True,
@@ -177,7 +177,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
 
     for command in (["status"], ["stats", "Pay"], ["status", "--json"]):
         assert find_secrets(agent.command(*command)) == []
-    # A reload, and a wrong one, with a secret in place of something else.
+    # A valid reload, and an invalid one with a secret as the value of another key.
     assert agent.process is not None
     config = tmp_path / "kaywatch.toml"
     text = config.read_text()
@@ -200,7 +200,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
 
     process = agent.process.pid
     assert find_secrets(Path(f"/proc/{process}/cmdline").read_bytes()) == []
-    # The store keeps messages as they were redacted.
+    # The store contains redacted messages only.
     agent.stop()
     for file in agent.folder.iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Memory is bounded whatever a client sends; in short, see `worst_client`."""
+"""The memory of an agent is bounded: the short form of `worst_client`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The worst clients that the protocol allows, one for each kind of content.
+"""Run the worst clients that the protocol permits, one for each kind of content.
 
     python -m tests.e2e.worst_client --minutes 10 [--kinds actions,errors] [--together]
 
-Each sends as much of one kind of content as it can, under as many names as it can, for
-an equal share of the time. The memory of the agent and its store have to stay within
-the documented bounds, and another client must get its acknowledgements in time. The
-exit code is 1 if one of them does not. Each kind has an agent of its own, since all of
-them use up the same quotas of one process; with `--together`, one agent gets all.
+Each client sends as much as it can of one kind of content, under as many names as it
+can, for an equal share of the time. The memory of the agent and its store must stay
+within the documented bounds, and another client must get its acknowledgements in time;
+otherwise the exit code is 1. Each kind has its own agent, because all of them use the
+same quotas of one process; with `--together`, one agent gets all.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ def loops(n: int) -> bytes:
 
 
 def topologies(n: int) -> bytes:
-    """The topology of another graph each time."""
+    """Each topology is of another graph."""
     nodes = [name(n, i, size=100) for i in range(4_000)]
     edges = [[nodes[0], "a", other] for other in nodes[:ITEMS]]
     return send(400, n, topologies=[{"graph": f"g{n}", "nodes": nodes, "edges": edges}])
 
 
 def tags(n: int) -> bytes:
-    """A hello of another client each time."""
+    """Each message is the hello of another client."""
     many = {name(n, i): "\U0001f600" * wire.MAX_NAME for i in range(16)}
     return hello(client=client_id(10_000 + n), tags=many)
 
 
 def client_ids(n: int) -> bytes:
-    """Another client each time, with nothing but its id."""
+    """Each message has another client id, and nothing else."""
     return hello(client=client_id(10**6 + n), tags=None)
 
 
 def services(n: int) -> bytes:
-    """An execution of another service each time."""
+    """Each execution is of another service."""
     rows = [{"graph": name(n), "node": name(n, i), "seconds": 1.0} for i in range(10)]
     return send(403, n, service=name(n, "s"), events=rows)
 
@@ -109,7 +109,7 @@ def nodes() -> list[str]:
 
 
 def table(names: list[str], **lists: Any) -> bytes:
-    """Return a table with 5,000 nodes behind other names."""
+    """Return a table with other names and 5,000 nodes."""
     series = [[0, len(names) + i] for i in range(ITEMS)]
     return wire.pack({"strings": names + nodes(), "series": series, **lists})
 
@@ -120,32 +120,32 @@ def every_node(**changed: Any) -> dict[str, bytes]:
 
 
 def actions(n: int) -> bytes:
-    """Other actions, each of another node."""
+    """Each action is new, and of another node."""
     columns = every_node(action=[1 + i for i in range(ITEMS)])
     return send(404, n, executions=columns, table=table(strings(n)))
 
 
 def errors(n: int) -> bytes:
-    """Other errors, each of another node."""
+    """Each error is new, and of another node."""
     kinds = [[i, "exec" if i else ""] for i in range(ITEMS + 1)]
     columns = every_node(error=[1 + i for i in range(ITEMS)], outcome=[1] * ITEMS)
     return send(409, n, executions=columns, table=table(strings(n), errors=kinds))
 
 
 def pairs(n: int) -> bytes:
-    """Each node with another one of 1,000 actions each time."""
+    """Each node takes another one of 1,000 actions each time."""
     columns = every_node(action=[1 + (n * 7 + i) % 1_000 for i in range(ITEMS)])
     return send(410, n, executions=columns, table=table(strings(0)))
 
 
 def durations(n: int) -> bytes:
-    """Each node with another duration each time, from 1 us to a day."""
+    """Each node takes another duration each time, from 1 us to a day."""
     seconds = [1e-6 * 1.022 ** ((n * 7 + i) % 1_150) for i in range(ITEMS)]
     return send(411, n, executions=every_node(seconds=seconds), table=table([""]))
 
 
 def run_ends(n: int) -> bytes:
-    """Other ends of runs, each of another graph."""
+    """Each end of a run is new, and of another graph."""
     places = list(range(1, ITEMS + 1))
     columns = runs(
         ITEMS,
@@ -160,7 +160,7 @@ def run_ends(n: int) -> bytes:
 
 
 def metrics(n: int) -> bytes:
-    """Other metrics, with the most and longest labels."""
+    """Each metric is new, with the most and longest labels."""
     labels = {name("label", i): name(n, i) for i in range(16)}
     kinds = ("observe", "count", "gauge")
     entries = [[kinds[i % 3], 1 + i, 0, 0, labels] for i in range(500)]
@@ -170,7 +170,7 @@ def metrics(n: int) -> bytes:
 
 
 def models(n: int) -> bytes:
-    """Calls of other language models."""
+    """Each call is of another language model."""
     calls = ("llm_calls", "llm_input_tokens", "llm_output_tokens", "llm_cost_usd")
     entries = [
         ["count", 1 + i % 4, 0, 0, {"model": name(n, i), "provider": name(n)}]
@@ -182,13 +182,13 @@ def models(n: int) -> bytes:
 
 
 def drops(n: int) -> bytes:
-    """Drops for other reasons, and the usage of a process."""
+    """Each drop has another reason; resource usage is sent as well."""
     reasons = {name(n, i): 1 for i in range(1_000)}
     return send(408, n, drops=reasons, process={"cpu": float(n), "rss": n})
 
 
 def broker_clients(n: int) -> bytes:
-    """Another client behind a broker each time, which leaves details."""
+    """Each client behind a broker is new, and leaves details."""
     flights = [[name("g"), name(i), 1e9, name(n, i)] for i in range(100)]
     return send(10**7 + n, 0, in_flight=flights, events=[{"node": "b", "seconds": 1}])
 
@@ -234,7 +234,7 @@ BROKER_KINDS: Final[tuple[Kind, ...]] = (broker_clients,)
 
 @dataclass
 class Observation:
-    """What was seen while one kind of content was sent."""
+    """The measurements while one kind of content was sent."""
 
     kind: str
     messages: int = 0
@@ -244,7 +244,7 @@ class Observation:
 
     @property
     def problems(self) -> list[str]:
-        """What is beyond its bound."""
+        """Return the measurements that exceed their bounds."""
         figures = {
             "memory, MB": (self.memory_mb, MEMORY_MB),
             "store, MB": (self.store_mb, STORE_MB),
@@ -257,7 +257,7 @@ class Observation:
         ]
 
 
-# Another process, since a process shares its quotas with nobody.
+# Another process, because quotas are per process.
 POLITE: Final = """
 import kaywatch, sys, threading, time
 ended = threading.Event()
@@ -277,7 +277,7 @@ print(longest)
 
 @contextlib.contextmanager
 def polite_client(agent: Agent) -> Iterator[list[float]]:
-    """Run a client that records a little; list its longest wait for an ack."""
+    """Run a client that records little; list its longest wait for an ack."""
     child, acks = agent.spawn(POLITE), []
     yield acks
     output, _ = child.communicate(timeout=60)
@@ -330,13 +330,13 @@ def observe(
     most: int = 10**9,
     at: Access | None = None,
 ) -> Observation:
-    """Send one kind of content; return what happened meanwhile.
+    """Send one kind of content; return the measurements.
 
     Args:
         agent: the agent.
         kind: the kind of content.
         seconds: how long to send.
-        most: the most messages to send.
+        most: the maximum number of messages to send.
         at: the broker to send to; None for the socket.
     """
     seen = Observation(kind.__name__)
@@ -386,7 +386,7 @@ HEAD: Final = (
 
 
 def run_kinds(kinds: list[Kind], seconds: float) -> list[str]:
-    """Run each kind with one agent; return what is beyond a bound."""
+    """Run each kind with one agent; return the measurements that exceed a bound."""
     problems = []
     with agent_with_broker() as (agent, access):
         for kind in kinds:

@@ -212,7 +212,7 @@ def _alter(value: Any, chance: random.Random) -> Any:
 
 
 class ClientTotals(NamedTuple):
-    """What a client saw."""
+    """The responses that a client got."""
 
     statuses: dict[int, int]
     codes: dict[str, int]
@@ -277,7 +277,7 @@ def count_metric(served: Served, name: str) -> dict[tuple[str, ...], int]:
 
 
 class Outcome(NamedTuple):
-    """What became of all."""
+    """The results of all clients."""
 
     requests: int
     seconds: float

@@ -28,7 +28,7 @@ print("plain")
 
 @pytest.fixture(scope="module")
 def entries(installed_units: Service) -> dict[str, dict[str, str]]:
-    """What LOGGING wrote, by the event."""
+    """The entries of LOGGING in the journal, by event."""
     with fresh(installed_units) as service:
         service.box.write("/opt/log_probe.py", LOGGING)
         service.drop_in(

@@ -1,4 +1,4 @@
-"""What the agent may not do, tried from within its own unit's sandbox."""
+"""Forbidden actions fail within the sandbox of the agent's unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only KayGraph has: hooks, ids, validation, metrics, pools, other loops."""
+"""Features that only KayGraph has: hooks, ids, validation, metrics, pools, loops."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Hooked(Counted):
 
 
 def set_behavior(node: Any, graph: str, label: str = "", **settings: Any) -> Any:
-    """Tell a node where it is, and how it behaves."""
+    """Set the place and the behaviour of a node."""
     node.book(graph, label=label, explained=settings.pop("explained", True))
     vars(node).update(settings)
     return node

@@ -53,7 +53,7 @@ ledger = Ledger()
 
 
 class Trouble(Exception):
-    """What goes wrong in this application."""
+    """An error that this application raises on purpose."""
 
 
 class Counted:

@@ -1,4 +1,4 @@
-"""What the page shows of earlier times, from a store with two days of history."""
+"""The page shows earlier times, from a store with two days of history."""
 
 from __future__ import annotations
 

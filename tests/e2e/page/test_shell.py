@@ -1,4 +1,4 @@
-"""What all views share: live figures, reconnecting, tokens, prefixes, names, keys."""
+"""Features of all views: live figures, reconnecting, tokens, prefixes, names, keys."""
 
 from __future__ import annotations
 
