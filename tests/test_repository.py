@@ -173,7 +173,7 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         ),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://u:secret@b/$share/g/kaywatch'",
-            "ingest.mqtt[0].url: 'mqtt://u:***@b/$share/g/kaywatch': a shared",
+            "ingest.mqtt[0].url: 'mqtt://u:***@b/$share/g/kaywatch': $share is not",
         ),
         ("[[ingest.mqtt]]\nhost = 'b'", "ingest.mqtt[0].host: unknown key"),
         ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: missing"),
