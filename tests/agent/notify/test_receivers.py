@@ -464,7 +464,9 @@ async def test_an_invalid_signature_key_is_reported_by_its_config_key(
     table = {"type": "webhook", "url": "/h", "signature": "standard", "secret": "hä?"}
     result = await send(receivers, http, table)
 
-    assert result.error == "receiver.ops.secret: expected whsec_ and base64"
+    assert result.error == (
+        "receiver.ops.secret: invalid secret: expected whsec_ followed by base64"
+    )
 
 
 def test_the_alertmanager_body_has_exactly_alertmanagers_fields() -> None:
