@@ -210,7 +210,7 @@ def test_an_agent_of_another_version_is_named(short: Path) -> None:
     with serve_json({"/health": health}) as url:
         report = doctor("agent", "clock", "--url", url)
 
-    assert report.status("version 0.0.9 is running", "restart it") == "warning"
+    assert report.status("version 0.0.9 is running", "restart the agent") == "warning"
     assert report.status("store: the disk is full") == "warning"
     assert report.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
     assert report.status("1h behind this host's", "timedatectl") == "warning"
