@@ -21,6 +21,7 @@ from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.runtime import logs
 from kaywatch_agent.runtime.process import (
     raise_descriptors,
+    release_memory,
     tune_allocator,
     tune_threads,
 )
@@ -110,6 +111,7 @@ class App:
             self.supervision.serving(now, counts)
             # Imported modules are never freed; a full collection is 20 ms shorter
             # without them.
+            release_memory()
             gc.freeze()
             evaluating += (
                 asyncio.create_task(ticker.run_ticks(), name="ticks"),

@@ -11,9 +11,9 @@ Source: github.com/google/re2/wiki/Syntax.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any, Final
-
-import re2
 
 __all__ = ["Expression", "ExpressionSet"]
 
@@ -37,6 +37,7 @@ class Expression:
         Raises:
             ValueError: it is invalid, or RE2 does not support it.
         """
+        re2 = _library()
         try:
             self._compiled = re2.compile(pattern, _options(MAX_MEMORY))
         except (re2.error, UnicodeError) as error:
@@ -80,6 +81,7 @@ class ExpressionSet:
             ValueError: one is invalid, or they are too large together.
         """
         self._expressions = [Expression(pattern) for pattern in patterns]
+        re2 = _library()
         self._set = re2.Set.SearchSet(_options(SET_MEMORY))
         # The last one always matches: if it does not, RE2 ran out of memory.
         for pattern in (*patterns, ""):
@@ -103,8 +105,14 @@ def encode_text(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+@cache
+def _library() -> Any:
+    """Import RE2 when there is an expression: it takes 3 MB."""
+    return import_module("re2")
+
+
 def _options(memory: int) -> Any:
-    options = re2.Options()
+    options = _library().Options()
     options.log_errors = False
     options.max_mem = memory
     return options

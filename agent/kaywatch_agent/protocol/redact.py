@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -89,10 +89,11 @@ class FailureConfig:
                 ExpressionSet([pattern])
             except ValueError as error:
                 raise ValueError(f"redact: {pattern!r}: {error}") from None
-        try:
-            ExpressionSet(self.patterns)
-        except ValueError as error:
-            raise ValueError(f"redact: {error}") from None
+        if self.redact:  # SECRETS alone are valid
+            try:
+                ExpressionSet(self.patterns)
+            except ValueError as error:
+                raise ValueError(f"redact: {error}") from None
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -114,17 +115,21 @@ class Privacy:
     def __init__(self, config: FailureConfig | None = None) -> None:
         config = config or FailureConfig()
         self.withheld = 0  # messages, since the caller last reset it
-        self._detail = config.detail
-        self._patterns = ExpressionSet(config.patterns)
+        self._config = config
         self._replaced = 0  # secrets in all texts
         self._cleaned = lru_cache(CACHE_SIZE)(self._clean)
 
     def redact(self, failures: Iterable[FailureRecord]) -> tuple[FailureRecord, ...]:
         """Return failures with the configured detail, without secrets."""
-        if self._detail == "type":
+        if self._config.detail == "type":
             return tuple(replace(f, message="", traceback="") for f in failures)
         limit = self._replaced + MAX_SECRETS
         return tuple(self._redact_one(failure, limit) for failure in failures)
+
+    @cached_property
+    def _patterns(self) -> ExpressionSet:
+        # Compiled with the first message: 3 MB that an idle agent does not need.
+        return ExpressionSet(self._config.patterns)
 
     def _redact_one(self, failure: FailureRecord, limit: int) -> FailureRecord:
         if self._replaced >= limit and failure.message:
@@ -132,7 +137,7 @@ class Privacy:
             return replace(failure, message=WITHHELD, traceback="")
         message = self._cleaned(failure.message)[:MAX_MESSAGE]
         traceback = ""
-        if self._detail == "traceback":
+        if self._config.detail == "traceback":
             traceback = self._cleaned(failure.traceback)
         return replace(failure, message=message, traceback=traceback)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import resource
 import sys
 from typing import Final
@@ -13,6 +14,7 @@ from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 __all__ = [
     "ProcessMetrics",
     "raise_descriptors",
+    "release_memory",
     "resident_bytes",
     "tune_allocator",
     "tune_threads",
@@ -65,6 +67,13 @@ def tune_allocator() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def release_memory() -> None:
+    """Return what a start has freed to the system; it takes some 20 ms."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def tune_threads() -> None:
