@@ -26,7 +26,7 @@ from tests.bench.report import OURS, Figure, Promise, Row, summarize
 from tests.bench.rounds import Effort, Measurements, interleave, next_line, run_python
 
 from kaywatch_agent.aggregate.event_stream import EventStream
-from kaywatch_agent.aggregate.history import History, compress
+from kaywatch_agent.aggregate.history import ClosedBucket, History
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.model.client import Client
@@ -146,7 +146,7 @@ class Synthetic:
         self.reload: Callable[[], list[str]] = list
         # One compressed bucket is used for the whole hour. This saves memory here;
         # it is decompressed as often as 360 different buckets.
-        step = compress(many.make_bucket(series, 2, self.now))
+        step = ClosedBucket.of(many.make_bucket(series, 2, self.now))
         last = int(self.now // BUCKET_SECONDS)
         self._view = View(
             self.now,

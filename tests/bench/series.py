@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kaywatch_agent.aggregate.bucket import Bucket, reduce
+from kaywatch_agent.aggregate.bucket import Bucket
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
 
@@ -22,7 +23,7 @@ def fill_registry(series: int, services: int = 5, graphs: int = 200) -> Registry
             f"node-{letters(n)}",
         )
         names.row(key, f"process-{n % 5}")
-    assert not names.overflow_count
+    assert not names.overflow
     names.actions.number("default")
     names.errors.number(ErrorKey("ValueError", "exec"))
     return names

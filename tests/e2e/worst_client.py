@@ -37,7 +37,7 @@ from tests.mqtt import is_listening, settings
 
 from kaywatch import wire
 
-# docs/operations.md: idle, series of one process, details, and the last failures.
+# docs/operations.md: what one kind of content of one process takes at most.
 MEMORY_MB: Final = 71 + 5_000 * 40e-3 + 128 + 60
 STORE_MB: Final = 200.0
 ACK_SECONDS: Final = 2.5

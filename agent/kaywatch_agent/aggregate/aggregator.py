@@ -13,7 +13,7 @@ from msgspec.json import encode as encode_json
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.bucket import EMPTY
 from kaywatch_agent.aggregate.change import AggregateChanges, StoredState
 from kaywatch_agent.aggregate.detail_quota import (
     OBJECT_BYTES,
@@ -21,7 +21,8 @@ from kaywatch_agent.aggregate.detail_quota import (
     DetailQuota,
 )
 from kaywatch_agent.aggregate.details import FailureLog, LongestRuns, Topologies
-from kaywatch_agent.aggregate.history import CompressedBucket, History
+from kaywatch_agent.aggregate.fact_limits import FactLimits
+from kaywatch_agent.aggregate.history import History, StoredBucket
 from kaywatch_agent.aggregate.mapping import Mapper, phases
 from kaywatch_agent.aggregate.pending import (
     PendingEvents,
@@ -34,6 +35,7 @@ from kaywatch_agent.aggregate.view import (
     BUCKET_SECONDS,
     HISTORY_BUCKETS,
     BucketArchive,
+    NoArchive,
     View,
 )
 from kaywatch_agent.model.records import NodeRevisits, TopologyRecord
@@ -70,7 +72,8 @@ class AggregateMetrics(Metrics):
     )
     overflow = Counter(
         "kaywatch_overflow_series_total",
-        "Lookups of series beyond the limits, counted under __other__.",
+        "Lookups of series beyond a limit, counted under __other__.",
+        labels=("limit",),
         durable=True,
     )
     overflow_names = Counter(
@@ -85,6 +88,23 @@ class AggregateMetrics(Metrics):
         durable=True,
     )
     series = Gauge("kaywatch_series", "Series known.")
+    coarse = Counter(
+        "kaywatch_coarse_events_total",
+        "Events in wider histogram buckets, or under __other__, because their series"
+        " has too many buckets, actions or errors.",
+        labels=("kind",),
+    )
+    history_bytes = Gauge(
+        "kaywatch_history_bytes", "Memory of the buckets of the last hour."
+    )
+    history_stored = Gauge(
+        "kaywatch_history_stored_buckets",
+        "Buckets of the last hour that are read from the store.",
+    )
+    history_dropped = Counter(
+        "kaywatch_history_dropped_buckets_total",
+        "Buckets of the last hour that were dropped, because there is no store.",
+    )
     details_dropped = Counter(
         "kaywatch_details_dropped_total",
         "Details over the quota of their process or user, by kind.",
@@ -178,6 +198,11 @@ class Aggregator:
         """Move pending events into buckets and totals, where readers see them."""
         buckets, late = self._pending.take(now)
         self._count_overflow()
+        limits = FactLimits(self.registry, self.metrics.coarse)
+        totals, (late, *parts) = limits.add(
+            self._view.totals, [late, *buckets.values()]
+        )
+        buckets = dict(zip(buckets, parts, strict=True))
         self._history = self._history.advance(
             merge_each(self._history, buckets),
             int(now // BUCKET_SECONDS),
@@ -185,7 +210,6 @@ class Aggregator:
         )
         # Their counters were zero until now, as far as readers know.
         self.registry.add_births(self._view.now)
-        totals = merge([self._view.totals, *buckets.values(), late])
         self._view = self._view._replace(now=now, totals=totals)
         self._uncommitted.add(buckets, late)
 
@@ -211,9 +235,19 @@ class Aggregator:
         return changes
 
     def committed(self, change: AggregateChanges) -> None:
-        """Show readers which totals are durable; they see the others as well."""
+        """Show readers which totals are durable, and limit the history's memory."""
         self._view = self._view._replace(durable_totals=change.totals)
         self._uncommitted.committed(change.totals)
+        history = self._history
+        self._history = history.shrink(
+            self.registry.limits.history_bytes, int(change.now // BUCKET_SECONDS)
+        )
+        stored = self._history.stored_count
+        if isinstance(self._view.archive, NoArchive):
+            self.metrics.history_dropped.add(stored - history.stored_count)
+        else:
+            self.metrics.history_stored.set(stored)
+        self.metrics.history_bytes.set(self._history.bytes)
 
     def refused(self, change: AggregateChanges) -> None:
         """Add the changes of a failed commit to the next one."""
@@ -225,15 +259,14 @@ class Aggregator:
     def use(self, archive: BucketArchive) -> None:
         """Read buckets that are not in memory from an archive."""
         self._view = self._view._replace(archive=archive)
+        self._history = self._history.use(archive.bucket)
 
     def restore(self, state: StoredState) -> None:
         """Continue from the committed state of the previous run."""
         self.registry.restore(state.keys, state.names)
         # An earlier version stored no births.
         self.registry.add_births(state.since)
-        stored: dict[int, Bucket | CompressedBucket | None] = dict.fromkeys(
-            state.stored
-        )
+        stored = {number: StoredBucket() for number in state.stored}
         self._history = History({**stored, **state.buckets}, self._view.archive.bucket)
         self._view = self._view._replace(
             since=state.since, totals=state.totals, durable_totals=state.totals
@@ -279,8 +312,9 @@ class Aggregator:
 
     def _count_overflow(self) -> None:
         registry = self.registry
-        self.metrics.overflow.add(registry.overflow_count)
-        registry.overflow_count = 0
+        for excess, lookups in registry.overflow.items():
+            self.metrics.overflow.labels(excess).add(lookups)
+        registry.overflow.clear()
         for kind, names in registry.interners.items():
             for excess, lookups in names.overflow.items():
                 self.metrics.overflow_names.labels(kind, excess).add(lookups)

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.model.series import Columns, Numbers, PhaseColumns
+from kaywatch_agent.aggregate.arrays import group, insert, spans, union
 
 __all__ = [
     "EMPTY",
@@ -33,9 +33,8 @@ __all__ = [
     "find_rows",
     "gather",
     "merge",
-    "reduce",
     "select",
-    "spans",
+    "split",
     "sum_in_order",
 ]
 
@@ -45,12 +44,6 @@ Floats = NDArray[np.float64]
 ROW_SHIFT: Final = 32
 DIMENSION_SHIFT: Final = 28
 NUMBER_MASK: Final = (1 << DIMENSION_SHIFT) - 1
-
-# Counting in a dense table is faster than sorting, while the table is not much larger
-# than the data.
-DENSE_FACTOR: Final = 8
-DENSE_FLOOR: Final = 65_536
-
 
 # Ticks per second: 100 ns each, as in .NET. Integers add up exactly in any order, and a
 # sum of 29,000 years fits.
@@ -64,8 +57,20 @@ MAX_TICKS: Final = 2.0**48
 # memory.
 MAX_GATHERED: Final = 400
 
-# The facts merged at a time, 16 bytes each: an hour of 10,000 series has 25 million.
+# The facts that are gathered before they are merged: 16 MB.
+MAX_GATHERED_FACTS: Final = 1_000_000
+
+# The facts that wait to be merged, 16 bytes each: an hour of 10,000 series has 25
+# million.
 MAX_MERGED_FACTS: Final = 2_000_000
+
+# Large buckets are merged in pieces with this many facts, which bounds the temporary
+# arrays to about 60 MB. In larger pieces, merging is no faster.
+PIECE_FACTS: Final = 1_000_000
+
+# A bucket is added to one that is this many times as large by a search for its keys,
+# without sorting: 2 to 20 times as fast, and without temporary arrays of that size.
+ADD_FACTOR: Final = 4
 
 
 class Dimension(IntEnum):
@@ -96,7 +101,6 @@ class Bucket(NamedTuple):
     executions: Ints
     attempts: Ints
     total: Floats  # sum of the values
-    squares: Floats  # sum of their squares
     least: Floats
     most: Floats
     last_time: Floats
@@ -105,47 +109,24 @@ class Bucket(NamedTuple):
     fact_counts: Ints
 
 
+# How many columns have a value for each row; the others are about facts.
+ROW_COLUMNS: Final = Bucket._fields.index("fact_keys")
+
+
 def _empty() -> Bucket:
     ints: NDArray[Any] = np.zeros(0, np.int64)
     floats: NDArray[Any] = np.zeros(0, np.float64)
-    return Bucket._make([ints] * 3 + [floats] * 6 + [ints] * 2)
+    return Bucket._make([ints] * 3 + [floats] * 5 + [ints] * 2)
 
 
 EMPTY: Final = _empty()
 
 
-def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
-    """Aggregate events, and the phases of those among them that have any."""
-    if not len(columns.row):
-        return EMPTY
-    rows, local = _compact(columns.row)
-    size = len(rows)
-    with np.errstate(over="ignore"):
-        squares = columns.value * columns.value
-        squares = np.bincount(local, squares, size).astype(np.float64)
-    last_time = _extremes(np.maximum, local, columns.time, np.full(size, -np.inf))
-    newest = np.flatnonzero(columns.time == last_time[local])
-    last = np.empty(size)
-    last[local[newest]] = columns.value[newest]
-    keys, counts = _facts(rows, local, columns, phases)
-    executions = np.bincount(local, minlength=size)
-    return Bucket(
-        rows,
-        executions,
-        executions + _further_attempts(local, columns.attempts, size),
-        np.bincount(local, columns.value, size).astype(np.float64),
-        squares,
-        _extremes(np.minimum, local, columns.value, np.full(size, np.inf)),
-        _extremes(np.maximum, local, columns.value, np.full(size, -np.inf)),
-        last_time,
-        last,
-        keys,
-        counts,
-    )
-
-
 def merge(buckets: Iterable[Bucket]) -> Bucket:
-    """Return one bucket with the events of all `buckets`."""
+    """Return one bucket with the events of all `buckets`.
+
+    Of the values at the newest time, the one in the last bucket is kept.
+    """
     parts: list[Bucket] = []
     facts = 0
     for bucket in buckets:
@@ -154,9 +135,7 @@ def merge(buckets: Iterable[Bucket]) -> Bucket:
             facts += len(bucket.fact_keys)
         if facts > MAX_MERGED_FACTS:
             parts, facts = [_merge(parts)], 0
-    if not parts:
-        return EMPTY
-    return parts[0] if len(parts) == 1 else _merge(parts)
+    return _merge(parts) if parts else EMPTY
 
 
 def first_rows(bucket: Bucket, size: int) -> Bucket:
@@ -165,24 +144,49 @@ def first_rows(bucket: Bucket, size: int) -> Bucket:
         return bucket
     rows: NDArray[np.bool_] = bucket.rows < size
     facts = bucket.fact_keys >> ROW_SHIFT < size
-    columns = [column[rows] for column in bucket[:9]]
+    columns = [column[rows] for column in bucket[:ROW_COLUMNS]]
     return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
 
 
 def gather(buckets: Iterable[Bucket]) -> list[Bucket]:
     """Return few buckets with the same events: a month has too many for memory."""
     gathered: list[Bucket] = []
+    facts = 0
     for bucket in buckets:
         gathered.append(bucket)
-        if len(gathered) > MAX_GATHERED:
-            gathered = [merge(gathered)]
+        facts += len(bucket.fact_keys)
+        if len(gathered) > MAX_GATHERED or facts > MAX_GATHERED_FACTS:
+            gathered, facts = [_merge(gathered)], 0
     return gathered
+
+
+def split(bucket: Bucket, at: Ints | None = None) -> list[Bucket]:
+    """Return the parts of a bucket, without copying.
+
+    Args:
+        bucket: the bucket.
+        at: the first rows of the parts but the first; by default, parts are of
+            `PIECE_FACTS` facts.
+    """
+    cuts = _cuts([bucket]) if at is None else at
+    if not len(cuts):
+        return [bucket]
+    rows = [0, *np.searchsorted(bucket.rows, cuts).tolist(), len(bucket.rows)]
+    facts = np.searchsorted(bucket.fact_keys, cuts << ROW_SHIFT).tolist()
+    facts = [0, *facts, len(bucket.fact_keys)]
+    return [
+        Bucket._make(
+            [column[slice(*row)] for column in bucket[:ROW_COLUMNS]]
+            + [column[slice(*fact)] for column in bucket[ROW_COLUMNS:]]
+        )
+        for row, fact in zip(pairwise(rows), pairwise(facts), strict=True)
+    ]
 
 
 def select(bucket: Bucket, rows: Ints) -> Bucket:
     """Return the part of a bucket that some rows have; `rows` is sorted."""
     at, facts = find_rows(bucket, rows)
-    columns = [column[at] for column in bucket[:9]]
+    columns = [column[at] for column in bucket[:ROW_COLUMNS]]
     return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
 
 
@@ -213,32 +217,66 @@ def sum_in_order(rows: Ints, parts: Iterable[Bucket]) -> Floats:
     return total
 
 
-def spans(starts: Ints, sizes: Ints) -> Ints:
-    """Return the positions of consecutive items: `sizes[n]` from `starts[n]` on."""
-    ends = np.cumsum(sizes)
-    positions: Ints = np.repeat(starts - ends + sizes, sizes)
-    positions += np.arange(len(positions))
-    return positions
-
-
 # -- inside ------------------------------------------------------------------------
 
 
-def _further_attempts(local: Ints, attempts: Numbers, size: int) -> Ints:
-    """Return the attempts at each position without the first one of each execution."""
-    others = np.flatnonzero(attempts != 1)  # few, in executions
-    further = attempts[others].astype(np.float64) - 1.0
-    return np.bincount(local[others], further, size).astype(np.int64)
-
-
-def _extremes(ufunc: np.ufunc, local: Ints, values: Floats, extremes: Floats) -> Floats:
-    """Return the smallest or largest value at each position."""
-    ufunc.at(extremes, local, values)
-    return extremes
-
-
 def _merge(parts: Sequence[Bucket]) -> Bucket:
-    rows, order, starts = _group(np.concatenate([p.rows for p in parts]))
+    first, *others = parts
+    if not others:
+        return first
+    if sum(map(_size, others)) * ADD_FACTOR <= _size(first):
+        return _add(first, _merge(others))
+    cuts = _cuts(parts)
+    if not len(cuts):
+        return _sort(parts)
+    pieces = zip(*[split(part, cuts) for part in parts], strict=True)
+    merged = [_sort(piece) for piece in pieces if sum(map(_size, piece))]
+    return Bucket._make(map(np.concatenate, zip(*merged, strict=True)))
+
+
+def _size(bucket: Bucket) -> int:
+    return len(bucket.rows) + len(bucket.fact_keys)
+
+
+def _cuts(parts: Sequence[Bucket]) -> Ints:
+    """Return the rows at which to cut buckets into pieces of `PIECE_FACTS`."""
+    pieces = sum(len(part.fact_keys) for part in parts) // PIECE_FACTS
+    if not pieces:
+        return EMPTY.rows
+    largest = max((part.fact_keys for part in parts), key=len)
+    at = np.linspace(0, len(largest), pieces + 1, endpoint=False)[1:]
+    rows = np.unique(largest[at.astype(np.int64)] >> ROW_SHIFT)
+    cuts: Ints = rows[rows > largest[0] >> ROW_SHIFT]
+    return cuts
+
+
+def _add(bucket: Bucket, more: Bucket) -> Bucket:
+    """Return the merge of a bucket and a much smaller one."""
+    rows, at, places = union(bucket.rows, more.rows)
+    keys, facts, fact_places = union(bucket.fact_keys, more.fact_keys)
+    fill = (0, 0, 0.0, np.inf, -np.inf, -np.inf, 0.0)
+    columns = [
+        insert(column, places, value)
+        for column, value in zip(bucket[1:ROW_COLUMNS], fill, strict=True)
+    ]
+    executions, attempts, total, least, most, last_time, last = columns
+    executions[at] += more.executions
+    attempts[at] += more.attempts
+    with np.errstate(over="ignore", invalid="ignore"):
+        total[at] += more.total
+    least[at] = np.minimum(least[at], more.least)
+    most[at] = np.maximum(most[at], more.most)
+    newer = np.flatnonzero(more.last_time >= last_time[at])
+    last_time[at[newer]] = more.last_time[newer]
+    last[at[newer]] = more.last[newer]
+    counts = insert(bucket.fact_counts, fact_places, 0)
+    counts[facts] += more.fact_counts
+    return Bucket._make([rows, *columns, keys, counts])
+
+
+def _sort(parts: Sequence[Bucket]) -> Bucket:
+    """Return the merge of buckets, by sorting."""
+    rows, order, starts = group(np.concatenate([p.rows for p in parts]))
 
     def column(name: str) -> NDArray[Any]:
         joined: NDArray[Any] = np.concatenate([getattr(p, name) for p in parts])
@@ -249,14 +287,13 @@ def _merge(parts: Sequence[Bucket]) -> Bucket:
             total: NDArray[Any] = np.add.reduceat(column(name), starts)
         return total
 
-    keys, fact_order, fact_starts = _group(np.concatenate([p.fact_keys for p in parts]))
+    keys, fact_order, fact_starts = group(np.concatenate([p.fact_keys for p in parts]))
     counts = np.concatenate([p.fact_counts for p in parts])[fact_order]
     return Bucket(
         rows,
         add("executions"),
         add("attempts"),
         add("total"),
-        add("squares"),
         np.minimum.reduceat(column("least"), starts),
         np.maximum.reduceat(column("most"), starts),
         *_latest(column("last_time"), column("last"), starts),
@@ -273,111 +310,3 @@ def _latest(times: Floats, values: Floats, starts: Ints) -> tuple[Floats, Floats
     last = np.empty(len(starts))
     last[group[at_newest]] = values[at_newest]
     return newest, last
-
-
-def _compact(row: Numbers) -> tuple[Ints, Ints]:
-    """Return the distinct rows, sorted, and each event's position among them."""
-    top = int(row.max()) + 1
-    if top > DENSE_FACTOR * len(row) + DENSE_FLOOR:
-        rows, local = np.unique(row.astype(np.int64), return_inverse=True)
-        return rows, local
-    present = np.zeros(top, np.bool_)
-    present[row] = True
-    rows = np.flatnonzero(present)
-    position = np.empty(top, np.int64)
-    position[rows] = np.arange(len(rows))
-    # With narrow indexes, `take` is up to four times as fast as `position[row]`.
-    return rows, position.take(row)
-
-
-def _facts(
-    rows: Ints, local: Ints, columns: Columns, phases: PhaseColumns | None
-) -> tuple[Ints, Ints]:
-    code = histogram.codes(columns.value) + histogram.CODE_LIMIT
-    dimensions: list[tuple[Dimension, Ints, Ints]] = [
-        (Dimension.HISTOGRAM, local, code)
-    ]
-    for dimension, number in (
-        (Dimension.OUTCOME, columns.outcome),
-        (Dimension.ACTION, columns.action),
-        (Dimension.ERROR, columns.error),
-    ):
-        some = np.flatnonzero(number != 0)  # five times as fast as without `!= 0`
-        if len(some) == len(number):
-            dimensions.append((dimension, local, number.astype(np.int64)))
-        elif len(some):
-            dimensions.append((dimension, local[some], number[some].astype(np.int64)))
-    keys, counts = [], []
-    for dimension, position, number in dimensions:
-        at, sub, count = _count_pairs(position, number, len(rows))
-        keys.append((rows[at] << ROW_SHIFT) | (int(dimension) << DIMENSION_SHIFT) | sub)
-        counts.append(count)
-    if phases is not None:
-        phase_keys, sums = _phase_facts(phases)
-        keys.append(phase_keys)
-        counts.append(sums)
-    joined = np.concatenate(keys)
-    order = np.argsort(joined, kind="stable")
-    return joined[order], np.concatenate(counts)[order]
-
-
-def _phase_facts(phases: PhaseColumns) -> tuple[Ints, Ints]:
-    """Return the fact keys and sums of phases, without zeros."""
-    rows, local = _compact(phases.row)
-    size = len(rows)
-    prep, run, wait = (
-        _ticks(taken) for taken in (phases.prep, phases.exec, phases.wait)
-    )
-    # The remainder. Rounding and inconsistent senders could make it negative.
-    post = np.maximum(_ticks(phases.value) - prep - run - wait, 0.0)
-    sums = np.empty((size, len(PhaseSum)), np.int64)
-    sums[:, PhaseSum.EXECUTIONS] = np.bincount(local, minlength=size)
-    for part, weights in (
-        (PhaseSum.PREP, prep),
-        (PhaseSum.EXEC, run),
-        (PhaseSum.WAIT, wait),
-        (PhaseSum.POST, post),
-        (PhaseSum.ITEMS, phases.items),
-    ):
-        sums[:, part] = np.bincount(local, weights, size)
-    flat = sums.ravel()
-    some = np.flatnonzero(flat)
-    at, number = np.divmod(some, len(PhaseSum))
-    keys = (rows[at] << ROW_SHIFT) | (int(Dimension.PHASES) << DIMENSION_SHIFT) | number
-    return keys, flat[some]
-
-
-def _ticks(seconds: NDArray[np.floating[Any]]) -> Floats:
-    """Return whole ticks, so that their sums are exact."""
-    with np.errstate(over="ignore"):
-        ticks: Floats = np.multiply(seconds, TICKS, dtype=np.float64)
-    np.rint(ticks, out=ticks)
-    return np.minimum(ticks, MAX_TICKS, out=ticks)
-
-
-def _count_pairs(position: Ints, number: Ints, size: int) -> tuple[Ints, Ints, Ints]:
-    """Count the distinct (position, number) pairs."""
-    low = int(number.min())
-    width = int(number.max()) - low + 1
-    flat = position * width + (number - low) if width > 1 else position
-    if size * width <= DENSE_FACTOR * len(flat) + DENSE_FLOOR:
-        table = np.bincount(flat, minlength=size * width)
-        pairs = np.flatnonzero(table)
-        count = table[pairs]
-    else:
-        pairs, count = np.unique(flat, return_counts=True)
-    return pairs // width, pairs % width + low, count
-
-
-def _group(keys: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return the distinct keys, a sorting order, and where each key starts in it."""
-    # Stable: the input consists of sorted runs, which timsort merges in linear time.
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    if not len(ordered):
-        return ordered, order, order
-    fresh = np.empty(len(ordered), np.bool_)
-    fresh[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
-    starts = np.flatnonzero(fresh)
-    return ordered[starts], order, starts

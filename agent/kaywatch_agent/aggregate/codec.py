@@ -15,49 +15,88 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
-from kaywatch_agent.aggregate.history import CompressedBucket, compress, decompress
+from kaywatch_agent.aggregate.bucket import ROW_SHIFT, Bucket, select
+from kaywatch_agent.aggregate.compression import (
+    UNIT,
+    CompressedBucket,
+    decompress,
+    pack,
+)
 
 __all__ = ["decode", "encode"]
 
 _LENGTH: Final = struct.Struct("<I")
-_LINES: Final = "floats"  # the one column with two dimensions
 
 _Header = list[tuple[str, str, int]]
+_Columns = dict[str, NDArray[Any]]
 
 
 def encode(bucket: Bucket) -> bytes:
     """Return the bucket as bytes."""
-    compressed = compress(bucket)._asdict()
-    columns = [(name, np.ravel(column)) for name, column in compressed.items()]
+    columns = pack(bucket)._asdict()
     header = msgspec.msgpack.encode(
-        [(name, column.dtype.str, column.size) for name, column in columns]
+        [(name, column.dtype.str, column.size) for name, column in columns.items()]
     )
-    parts = [column.tobytes() for _, column in columns]
+    parts = [column.tobytes() for column in columns.values()]
     return b"".join((_LENGTH.pack(len(header)), header, *parts))
 
 
-def decode(data: bytes) -> Bucket:
-    """Return the bucket that was encoded.
+def decode(
+    data: bytes,
+    rows: NDArray[np.int64] | None = None,
+    facts: bool = True,
+    phases: bool = True,
+) -> Bucket:
+    """Return the bucket that was encoded, or a part of it.
+
+    Args:
+        data: the bytes.
+        rows: as of `decompress`, like the others.
+        facts: whether facts are wanted; others may be returned as well.
+        phases: whether those about phases are wanted.
 
     Raises:
         ValueError: the bytes are not an encoded bucket.
     """
     try:
-        (size,) = _LENGTH.unpack_from(data)
-        at = _LENGTH.size + size
-        header = msgspec.msgpack.decode(data[_LENGTH.size : at], type=_Header)
-        columns: dict[str, NDArray[Any]] = {}
-        for name, kind, length in header:
-            column = np.frombuffer(data, np.dtype(kind), length, at)
-            at += column.nbytes
-            columns[name] = column
-        if not len(columns["rows"]):
-            return EMPTY
-        columns[_LINES] = columns[_LINES].reshape(-1, len(columns["rows"]))
-        compressed = CompressedBucket(
-            **{name: columns[name] for name in CompressedBucket._fields}
-        )
+        columns = _columns(data)
+        if "floats" in columns:
+            bucket = _version_4(columns)
+            return bucket if rows is None else select(bucket, rows)
+        known = {name: columns[name] for name in CompressedBucket._fields}
+        return decompress(CompressedBucket(**known), rows, facts, phases)
     except (struct.error, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise ValueError(f"no bucket: {error}") from None
-    return decompress(compressed)
+    except IndexError:
+        raise ValueError("no bucket: its columns have other lengths") from None
+
+
+def _columns(data: bytes) -> _Columns:
+    (size,) = _LENGTH.unpack_from(data)
+    at = _LENGTH.size + size
+    header = msgspec.msgpack.decode(data[_LENGTH.size : at], type=_Header)
+    columns: _Columns = {}
+    for name, kind, length in header:
+        column = np.frombuffer(data, np.dtype(kind), length, at)
+        at += column.nbytes
+        columns[name] = column
+    return columns
+
+
+def _version_4(columns: _Columns) -> Bucket:
+    """Return a bucket from a store of schema 4 or older."""
+    rows = columns["rows"].astype(np.int64)
+    total, _, least, most, last = columns["floats"].reshape(5, -1)
+    last_time = columns["last_time"]
+    if last_time.dtype != np.float64:
+        last_time = last_time * UNIT + columns["since"]
+    counts = columns["fact_counts"].astype(np.int64)
+    counts[counts == 0] = columns["large"]
+    keys = np.repeat(rows << ROW_SHIFT, columns["facts_per_row"])
+    keys |= columns["kinds"][columns["facts"]]
+    executions, attempts = (
+        columns[name].astype(np.int64) for name in ("executions", "attempts")
+    )
+    return Bucket(
+        rows, executions, attempts, total, least, most, last_time, last, keys, counts
+    )

@@ -26,6 +26,7 @@ from kaywatch_agent.aggregate.bucket import (
     Dimension,
     PhaseSum,
     find_rows,
+    split,
 )
 from kaywatch_agent.model.series import SeriesKey
 
@@ -237,6 +238,10 @@ class GroupStats:
 
     def add(self, bucket: Bucket, offset: int = 0) -> None:
         """Add a bucket; `offset` is added to the groups' numbers."""
+        for part in split(bucket):
+            self._add(part, offset)
+
+    def _add(self, bucket: Bucket, offset: int) -> None:
         few = len(self._rows) * FEW_FACTOR < len(bucket.rows)
         at, facts = find_rows(bucket, self._rows) if few else self._scan(bucket)
         if not len(at):

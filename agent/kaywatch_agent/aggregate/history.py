@@ -1,140 +1,110 @@
 """An hour of buckets: the open ones as they are, the closed ones compressed.
 
-A closed bucket is rarely read and kept for an hour, so its columns are as narrow as
-possible: about 50 bytes for a series and 3 for each of its facts, instead of 88 and 16.
-Compression loses nothing.
-
-Strategy: the facts of a bucket have few distinct numbers, so each is held as an
-index of these. Counts are bytes; the few that don't fit, such as sums of time, are
-stored separately. Rows equal to those of the previous bucket are shared.
+A closed bucket is rarely read and kept for an hour, so it is compressed. If all of them
+take more than a number of bytes, the oldest are dropped from memory, and read from the
+store when they are needed. Nothing else changes, because the store has them anyway.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import (
-    EMPTY,
-    ROW_SHIFT,
-    Bucket,
-    merge,
-    select,
-    spans,
-)
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, select
+from kaywatch_agent.aggregate.compression import CompressedBucket, compress, decompress
 
-__all__ = ["History", "CompressedBucket", "compress", "decompress"]
+__all__ = ["ClosedBucket", "History", "StoredBucket"]
 
 # A multiple of ten seconds: six blocks make up most of an hour.
 BLOCK_BUCKETS: Final = 60
 
-_LOW: Final = (1 << ROW_SHIFT) - 1
-_MOST: Final = int(np.iinfo(np.uint8).max)
-
-# The spacing of floats between 2004 and 2038, in Unix seconds: times are multiples of
-# it.
-UNIT: Final = 2.0**-22
-MAX_UNITS: Final = float(np.iinfo(np.uint32).max)
+# The objects of a compressed bucket, and the rest of its last page.
+OVERHEAD_BYTES: Final = 6_000
 
 
-class CompressedBucket(NamedTuple):
-    """A bucket in narrow columns; the facts of each row follow one another."""
+class ClosedBucket(NamedTuple):
+    """A bucket in memory that only a late event changes.
 
-    rows: NDArray[np.int32]
-    executions: NDArray[Any]
-    attempts: NDArray[Any]
-    floats: NDArray[np.float64]  # total, squares, least, most and last, a line each
-    last_time: NDArray[Any]  # Unix seconds, or whole UNITs since `since`
-    since: NDArray[np.float64]  # one value
-    facts_per_row: NDArray[Any]
-    kinds: NDArray[np.uint32]  # distinct pairs of dimension and number
-    facts: NDArray[Any]  # indexes into them
-    fact_counts: NDArray[np.uint8]  # 0: see `large`, in order
-    large: NDArray[Any]
-
-
-def compress(bucket: Bucket, like: CompressedBucket | None = None) -> CompressedBucket:
-    """Return the bucket in narrow columns; equal rows are shared with `like`."""
-    starts = np.searchsorted(bucket.fact_keys, bucket.rows << ROW_SHIFT)
-    sizes = np.diff(starts, append=len(bucket.fact_keys))
-    kinds, facts = np.unique(bucket.fact_keys & _LOW, return_inverse=True)
-    fits = (bucket.fact_counts > 0) & (bucket.fact_counts <= _MOST)
-    last_time, since = _since(bucket.last_time)
-    own = like is None or not np.array_equal(like.rows, bucket.rows)
-    compressed = CompressedBucket(
-        rows=bucket.rows.astype(np.int32) if own else np.zeros(0, np.int32),
-        executions=_narrow(bucket.executions),
-        attempts=_narrow(bucket.attempts),
-        floats=np.array([*bucket[3:7], bucket.last]),
-        last_time=last_time,
-        since=np.array([since]),
-        facts_per_row=_narrow(sizes),
-        kinds=kinds.astype(np.uint32),
-        facts=_narrow(facts),
-        fact_counts=np.where(fits, bucket.fact_counts, 0).astype(np.uint8),
-        large=_narrow(bucket.fact_counts[~fits]),
-    )
-    result = CompressedBucket(*_copy_to_block(compressed))
-    return result if own or like is None else result._replace(rows=like.rows)
-
-
-def decompress(
-    packed: CompressedBucket, rows: NDArray[np.int64] | None = None, facts: bool = True
-) -> Bucket:
-    """Return the bucket that was compressed, or a part of it.
-
-    Args:
-        packed: the compressed bucket.
-        rows: the only rows wanted, sorted; None for all.
-        facts: whether facts are wanted; most of the time is theirs.
+    Attributes:
+        packed: its content.
+        size: the bytes that it takes.
+        changed: the number of the bucket of then, when it last changed.
+        version: identifies the content. Readers that remember what they computed keep
+            it, and not the content.
     """
-    at = slice(None) if rows is None else _find(packed, rows)
-    present = packed.rows[at].astype(np.int64)
-    columns = [
-        present,
-        packed.executions[at].astype(np.int64),
-        packed.attempts[at].astype(np.int64),
-        *packed.floats[:4, at],
-        _times(packed, at),
-        packed.floats[4, at],
-    ]
-    if not facts:
-        return Bucket._make([*columns, EMPTY.fact_keys, EMPTY.fact_counts])
-    positions = slice(None) if isinstance(at, slice) else _find_facts(packed, at)
-    row_of_fact = np.repeat(present, packed.facts_per_row[at])
-    keys = (row_of_fact << ROW_SHIFT) | packed.kinds[packed.facts[positions]]
-    return Bucket._make([*columns, keys, _counts(packed, positions)])
+
+    packed: CompressedBucket
+    size: int
+    changed: int
+    version: object
+
+    @classmethod
+    def of(
+        cls, bucket: Bucket, like: CompressedBucket | None = None, changed: int = 0
+    ) -> ClosedBucket:
+        """Return a closed bucket; equal rows are shared with `like`."""
+        packed = compress(bucket, like)
+        is_shared = like is not None and packed.rows is like.rows
+        size = _size(packed) - (packed.rows.nbytes if is_shared else 0)
+        return cls(packed, size, changed, object())
+
+
+class ReadBucket(Protocol):
+    """Reads a bucket from the store, or a part of it."""
+
+    def __call__(
+        self,
+        number: int,
+        rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
+        phases: bool = True,
+        /,
+    ) -> Bucket:
+        """Return the bucket; the arguments are those of `decompress`."""
+
+
+class StoredBucket:
+    """A bucket that only the store has."""
+
+    def __init__(self, version: object = None) -> None:
+        """Stand for a bucket; `version` is that of the same content in memory."""
+        self.version = version or object()
+
+
+_AnyBucket = Bucket | ClosedBucket | StoredBucket
 
 
 class _Block(NamedTuple):
     """Consecutive buckets, merged."""
 
-    parts: list[CompressedBucket]
+    versions: list[object]
     merged: CompressedBucket
+    size: int
 
-    def is_of(self, parts: Sequence[object]) -> bool:
-        """Return whether these are its parts: a late event replaces one."""
-        return len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
+    def is_of(self, versions: Sequence[object]) -> bool:
+        """Return whether it has this content: a late event changes a bucket."""
+        return len(versions) == len(self.versions) and all(
+            map(is_, versions, self.versions)
+        )
 
 
 class History(Mapping[int, Bucket]):
-    """Buckets by number, decompressed when read. Immutable."""
+    """Buckets by number, decompressed when read. Immutable, except for a cache."""
 
     def __init__(
         self,
-        buckets: Mapping[int, Bucket | CompressedBucket | None],
-        read: Callable[[int], Bucket] = lambda _: EMPTY,
+        buckets: Mapping[int, _AnyBucket],
+        read: ReadBucket = lambda *_: EMPTY,
     ) -> None:
         """Prepare a history.
 
         Args:
-            buckets: by number; None for a bucket that only the store has.
+            buckets: by number.
             read: returns a bucket from the store.
         """
         self._buckets = buckets
@@ -146,14 +116,21 @@ class History(Mapping[int, Bucket]):
         return self.part(number)
 
     def part(
-        self, number: int, rows: NDArray[np.int64] | None = None, facts: bool = True
+        self,
+        number: int,
+        rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
+        phases: bool = True,
     ) -> Bucket:
-        """Return a part of a bucket; the arguments are those of `decompress`."""
+        """Return a part of a bucket; the arguments are those of `decompress`.
+
+        Facts that are not wanted may be in it.
+        """
         bucket = self._buckets[number]
-        if isinstance(bucket, CompressedBucket):
-            return decompress(bucket, rows, facts)
-        if bucket is None:
-            bucket = self._read(number)
+        if isinstance(bucket, ClosedBucket):
+            return decompress(bucket.packed, rows, facts, phases)
+        if isinstance(bucket, StoredBucket):
+            return self._read(number, rows, facts, phases)
         return bucket if rows is None else select(bucket, rows)
 
     def __iter__(self) -> Iterator[int]:
@@ -165,24 +142,38 @@ class History(Mapping[int, Bucket]):
     def __contains__(self, number: object) -> bool:
         return number in self._buckets
 
+    @property
+    def bytes(self) -> int:
+        """The bytes that closed buckets take, and the blocks that readers merged."""
+        closed = [b.size for b in self._buckets.values() if isinstance(b, ClosedBucket)]
+        return sum(closed) + sum(block.size for block in self._blocks.copy().values())
+
+    @property
+    def stored_count(self) -> int:
+        """How many buckets only the store has."""
+        return sum(isinstance(b, StoredBucket) for b in self._buckets.values())
+
     def merged(self, numbers: Iterable[int]) -> Iterator[Bucket]:
         """Yield few buckets with the events of many; `numbers` is sorted."""
         for block, members in groupby(numbers, lambda number: number // BLOCK_BUCKETS):
             group = list(members)
-            parts = [self._buckets[number] for number in group]
-            closed = [part for part in parts if isinstance(part, CompressedBucket)]
-            if len(closed) == BLOCK_BUCKETS:
-                yield self._block(block, closed)
+            if len(group) == BLOCK_BUCKETS and all(map(self.is_closed, group)):
+                yield self._block(block)
             else:
                 yield from map(self.part, group)
 
     def stored(self, number: int) -> object:
         """Return an object that is another one once the bucket has changed."""
-        return self._buckets[number]
+        bucket = self._buckets[number]
+        return bucket if isinstance(bucket, Bucket) else bucket.version
 
     def is_closed(self, number: int) -> bool:
         """Return whether a bucket changes only through late events."""
         return not isinstance(self._buckets[number], Bucket)
+
+    def use(self, read: ReadBucket) -> History:
+        """Return the history with another way to read from the store."""
+        return self._with(self._buckets, read)
 
     def advance(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
         """Return the history after a tick.
@@ -195,98 +186,75 @@ class History(Mapping[int, Bucket]):
         buckets = {
             n: s for n, s in {**self._buckets, **fresh}.items() if n >= current - kept
         }
-        like = next(
-            (s for s in self._buckets.values() if isinstance(s, CompressedBucket)), None
-        )
+        closed = (s for s in self._buckets.values() if isinstance(s, ClosedBucket))
+        like = next((each.packed for each in closed), None)
         for number, bucket in buckets.items():
             # The previous bucket is still open: events arrive about a second late.
             if number < current - 1 and isinstance(bucket, Bucket):
-                buckets[number] = like = compress(bucket, like)
-        history = History(buckets, self._read)
+                buckets[number] = each = ClosedBucket.of(bucket, like, current)
+                like = each.packed
         oldest = (current - kept) // BLOCK_BUCKETS
-        history._blocks = {n: b for n, b in self._blocks.copy().items() if n >= oldest}
+        blocks = {n: b for n, b in self._blocks.copy().items() if n >= oldest}
+        return self._with(buckets, self._read, blocks)
+
+    def shrink(self, limit: int, committed: int) -> History:
+        """Return the history with at most `limit` bytes, without the oldest buckets.
+
+        Those are left in memory that the store may not have completely.
+
+        Args:
+            limit: the bytes.
+            committed: the number of the current bucket at the last commit. It moved
+                all closed buckets with their changes of earlier ten seconds to where
+                they are read.
+        """
+        excess = self.bytes - limit
+        if excess <= 0:
+            return self
+        buckets = dict(self._buckets)
+        for number in sorted(buckets):
+            bucket = buckets[number]
+            if excess <= 0 or number >= committed - 1:
+                break
+            if isinstance(bucket, ClosedBucket) and bucket.changed < committed:
+                buckets[number] = StoredBucket(bucket.version)
+                excess -= bucket.size
+        return self._with(buckets, self._read, self._blocks_within(excess))
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _with(
+        self,
+        buckets: Mapping[int, _AnyBucket],
+        read: ReadBucket,
+        blocks: dict[int, _Block] | None = None,
+    ) -> History:
+        history = History(buckets, read)
+        history._blocks = self._blocks.copy() if blocks is None else blocks
         return history
 
-    def _block(self, number: int, parts: list[CompressedBucket]) -> Bucket:
+    def _blocks_within(self, excess: int) -> dict[int, _Block]:
+        """Return the blocks without the oldest; those are merged again when read."""
+        blocks = {}
+        for number, block in sorted(self._blocks.copy().items()):
+            if excess > 0:
+                excess -= block.size
+            else:
+                blocks[number] = block
+        return blocks
+
+    def _block(self, number: int) -> Bucket:
+        first = number * BLOCK_BUCKETS
+        numbers = range(first, first + BLOCK_BUCKETS)
+        versions = [self.stored(each) for each in numbers]
         block = self._blocks.get(number)
-        if block is not None and block.is_of(parts):
+        if block is not None and block.is_of(versions):
             return decompress(block.merged)
-        merged = merge(map(decompress, parts))
-        self._blocks[number] = _Block(parts, compress(merged))
+        merged = merge(map(self.part, numbers))
+        packed = compress(merged)
+        self._blocks[number] = _Block(versions, packed, _size(packed))
         return merged
 
 
-def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
-    """Return times as whole UNITs since the earliest, if that loses nothing."""
-    if not len(times):
-        return times, 0.0
-    first = float(times.min())
-    units = (times - first) / UNIT
-    if not units.max() <= MAX_UNITS:
-        return times, 0.0
-    whole = units.astype(np.uint32)
-    exact = np.array_equal(whole * UNIT + first, times)
-    return (whole, first) if exact else (times, 0.0)
-
-
-_Positions = NDArray[np.int64] | slice
-
-
-def _find(packed: CompressedBucket, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions of those of some rows that the bucket has."""
-    at = np.searchsorted(packed.rows, rows.astype(np.int32))
-    inside = at < len(packed.rows)
-    at = at[inside]
-    present: NDArray[np.int64] = at[packed.rows[at] == rows[inside]]
-    return present
-
-
-def _find_facts(packed: CompressedBucket, at: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions of the facts of the rows at some positions."""
-    sizes = packed.facts_per_row[at].astype(np.int64)
-    ends = np.cumsum(packed.facts_per_row, dtype=np.int64)[at]
-    return spans(ends - sizes, sizes)
-
-
-def _counts(packed: CompressedBucket, facts: _Positions) -> NDArray[np.int64]:
-    counts = packed.fact_counts[facts].astype(np.int64)
-    large = counts == 0
-    if isinstance(facts, slice):
-        counts[large] = packed.large
-    elif large.any():
-        separate = np.flatnonzero(packed.fact_counts == 0)
-        counts[large] = packed.large[np.searchsorted(separate, facts[large])]
-    return counts
-
-
-def _times(packed: CompressedBucket, at: _Positions) -> NDArray[np.float64]:
-    last_time = packed.last_time[at]
-    if last_time.dtype == np.float64:
-        return last_time
-    times: NDArray[np.float64] = last_time * UNIT + packed.since
-    return times
-
-
-def _copy_to_block(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return copies of the columns in one separate block of memory.
-
-    On the heap, between a tick's temporaries, they would keep free memory from being
-    reused (measured: 680 MB for 270 MB of columns).
-    """
-    size = sum(column.nbytes for column in columns)
-    block = mmap.mmap(-1, max(size, 1))
-    copies = list(columns)
-    at = 0
-    # Widest first, so that every column is aligned.
-    for place in sorted(range(len(columns)), key=lambda n: -columns[n].itemsize):
-        column = columns[place]
-        copy = np.frombuffer(block, column.dtype, column.size, at)
-        copies[place] = copy.reshape(column.shape)
-        copies[place][...] = column
-        at += column.nbytes
-    return copies
-
-
-def _narrow(column: NDArray[np.int64]) -> NDArray[Any]:
-    most = int(column.max()) if len(column) else 0
-    return column.astype(np.min_scalar_type(most))
+def _size(packed: CompressedBucket) -> int:
+    return OVERHEAD_BYTES + sum(column.nbytes for column in packed)

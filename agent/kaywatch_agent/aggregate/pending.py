@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS
 from kaywatch_agent.model.series import Columns, PhaseColumns
 from kaywatch_agent.runtime.metrics import Counter

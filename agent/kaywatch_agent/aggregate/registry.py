@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model.series import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.settings.reader import Size
+from kaywatch_agent.units import parse_size
 
 __all__ = ["Excess", "Interner", "Limits", "Registry", "is_overflow"]
 
@@ -35,11 +37,15 @@ class Limits:
     """How much detail is kept (`[limits]`).
 
     Attributes:
-        series: distinct series in total. For an hour of history, each takes about 1 kB
-            when it is rarely used and up to 40 kB when it is used all the time.
+        series: distinct series in total. Each takes about 1 kB when it is rarely used,
+            and up to 20 kB when it is used all the time.
         series_per_client: distinct series that one client process may introduce.
         series_per_user: distinct series that all processes of one user may introduce,
-            so that no user can use up what others need.
+            so that no user can use up what others need. The clients of all brokers
+            count as one user.
+        history: the memory for the ten-second buckets of the last hour. The oldest
+            buckets beyond it are read from the store when they are needed. Without a
+            store, they are dropped.
         names: distinct actions, errors and ends of runs, each.
         names_per_client: of these, how many one client process may introduce.
         names_per_user: of these, how many all processes of one user may introduce.
@@ -51,6 +57,12 @@ class Limits:
     names: int = 4_096
     names_per_client: int = 1_024
     names_per_user: int = 3_072
+    history: Size = "100MB"
+
+    @property
+    def history_bytes(self) -> int:
+        """The memory for the buckets of the last hour, in bytes."""
+        return parse_size(self.history)
 
 
 class Excess(StrEnum):
@@ -107,6 +119,11 @@ class Interner(Generic[T]):
         self.values.append(value)
         return len(self.values) - 1
 
+    @property
+    def other(self) -> int:
+        """The number of the value that stands for others."""
+        return self.number(self._other)
+
     def restore(self, values: Iterable[T]) -> None:
         """Use the numbers that values had before a restart."""
         # In place: others hold the list.
@@ -136,24 +153,31 @@ class SeriesQuota:
         """Return the user of a client; -1 if it is unknown."""
         return self._user_of.get(client, -1)
 
-    def use(self, client: str, key: SeriesKey, limits: Limits) -> bool:
-        """Count one more series of a client; return whether its limits allow it."""
-        user = self.user_of(client)
-        by_client, by_user = limits.series_per_client, limits.series_per_user
-        if self.by_client[client] >= by_client or (
-            user >= 0 and self._by_user[user] >= by_user
+    def use(self, client: str, key: SeriesKey, limits: Limits) -> Excess | None:
+        """Count one more series of a client, unless that exceeds a limit.
+
+        All clients of brokers count as one user. The agent's own series have no client,
+        and no user.
+        """
+        size, user = _size(key), self.user_of(client)
+        most = limits.series_per_client
+        if (
+            self.by_client[client] >= most
+            or self._bytes[client] + size > most * SERIES_BYTES
         ):
-            return False
-        size = _size(key)
-        if self._bytes[client] + size > by_client * SERIES_BYTES or (
-            user >= 0 and self._bytes_of_user[user] + size > by_user * SERIES_BYTES
+            return Excess.PROCESS
+        most = limits.series_per_user
+        if client and (
+            self._by_user[user] >= most
+            or self._bytes_of_user[user] + size > most * SERIES_BYTES
         ):
-            return False
+            return Excess.USER
         self.by_client[client] += 1
         self._bytes[client] += size
-        self._by_user[user] += 1
-        self._bytes_of_user[user] += size
-        return True
+        if client:
+            self._by_user[user] += 1
+            self._bytes_of_user[user] += size
+        return None
 
     def forget(self, client: str) -> None:
         """Drop the count of a client that has left; its user's count stays."""
@@ -201,7 +225,7 @@ class Registry:
         births: by row, a time at which the series was still zero, Unix seconds; the
             newest series may be missing.
         overflow_rows: the rows that stand for other series.
-        overflow_count: lookups of series beyond the limits, until somebody resets it.
+        overflow: lookups of series beyond a limit, until somebody resets it.
         actions, errors, ends: the other names.
         interners: these by kind.
     """
@@ -212,7 +236,7 @@ class Registry:
         self.keys: list[SeriesKey] = []
         self.births: list[float] = []
         self.overflow_rows: list[int] = []
-        self.overflow_count = 0
+        self.overflow: Counter[Excess] = Counter()
         self._name_quotas: list[NameQuota] = []
         self.actions = self._interner("", OTHER)
         self.errors = self._interner(ErrorKey("", ""), ErrorKey(OTHER, ""))
@@ -240,13 +264,13 @@ class Registry:
         is_known = key.service in self._graphs
         if key.kind in LOSS_KINDS and is_known and self._has_spare_rows:
             return self._add(key)
-        if len(self.keys) < self.limits.series and self.quota.use(
-            client, key, self.limits
-        ):
-            self._graphs[key.service].add(key.graph)
-            return self._add(key)
-        self.overflow_count += 1
-        return self._overflow_row(key)
+        is_full = len(self.keys) >= self.limits.series
+        excess = Excess.TOTAL if is_full else self.quota.use(client, key, self.limits)
+        if excess is not None:
+            self.overflow[excess] += 1
+            return self._overflow_row(key)
+        self._graphs[key.service].add(key.graph)
+        return self._add(key)
 
     def forget(self, client: str) -> None:
         """Drop the counts of a client that has left."""

@@ -49,8 +49,17 @@ class BucketArchive(Protocol):
     def kept_seconds(self) -> float:
         """How long buckets are kept."""
 
-    def bucket(self, number: int) -> Bucket:
-        """Return a ten-second bucket; EMPTY if it is missing or unreadable."""
+    def bucket(
+        self,
+        number: int,
+        rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
+        phases: bool = True,
+    ) -> Bucket:
+        """Return a ten-second bucket; EMPTY if it is missing or unreadable.
+
+        The other arguments are those of `decompress`.
+        """
 
     def read(
         self, start: float, end: float, resolution: float
@@ -63,7 +72,7 @@ class NoArchive:
 
     kept_seconds = float(HISTORY_BUCKETS * BUCKET_SECONDS)
 
-    def bucket(self, number: int) -> Bucket:  # noqa: ARG002
+    def bucket(self, *_: object) -> Bucket:
         """Return an empty bucket."""
         return EMPTY
 
@@ -102,7 +111,11 @@ class View(NamedTuple):
     durable_totals: Bucket = EMPTY
 
     def between(
-        self, start: float, end: float, resolution: float = math.inf
+        self,
+        start: float,
+        end: float,
+        resolution: float = math.inf,
+        phases: bool = True,
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield (start, bucket) for buckets that overlap [start, end), oldest first.
 
@@ -112,9 +125,10 @@ class View(NamedTuple):
             resolution: the longest bucket, in seconds, that is acceptable for times
                 more than an hour ago. Longer ones are yielded where no shorter ones
                 are kept.
+            phases: whether facts about phases are wanted.
         """
         yield from self.archived(start, end, resolution)
-        yield from self.recent(start, end)
+        yield from self.recent(start, end, phases=phases)
 
     def archived(
         self, start: float, end: float, resolution: float = math.inf
@@ -131,7 +145,11 @@ class View(NamedTuple):
                     yield begin, bucket
 
     def recent(
-        self, start: float, end: float, rows: NDArray[np.int64] | None = None
+        self,
+        start: float,
+        end: float,
+        rows: NDArray[np.int64] | None = None,
+        phases: bool = True,
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield those of `between` that are in memory, or a part of each.
 
@@ -139,9 +157,11 @@ class View(NamedTuple):
             start: Unix seconds.
             end: Unix seconds.
             rows: the only series wanted, sorted; None for all.
+            phases: whether facts about phases are wanted.
         """
         for number in self.recent_numbers(start, end):
-            yield number * BUCKET_SECONDS, self.buckets.part(number, rows)
+            part = self.buckets.part(number, rows, phases=phases)
+            yield number * BUCKET_SECONDS, part
 
     def merged(self, start: float, end: float) -> Bucket:
         """Return the merge of `between`; most of it is remembered by `buckets`."""

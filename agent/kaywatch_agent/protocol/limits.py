@@ -34,6 +34,6 @@ MAX_SEQ: Final = 2**48
 # that follows. A number that is wrong by more would make all later ones duplicates.
 MAX_GAP: Final = 1_000_000
 
-# Sums of any number of these, and of their squares, stay finite.
+# Sums of any number of these stay finite.
 MAX_VALUE: Final = 1e140
 MAX_PID: Final = 2**31 - 1

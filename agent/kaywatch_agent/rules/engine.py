@@ -169,6 +169,7 @@ class Engine:
         for rule in settings.rules.values():
             evaluation.apply(rule, self._evaluate_rule(rule, mono))
         evaluation.end_orphans()
+        self._windows.release()
         # An explicit 0 clears the alert on refused alerts; a missing rule would be
         # unknown, and the alert would stay.
         zeros = dict.fromkeys([*self.refused, *settings.rules], 0)

@@ -138,6 +138,10 @@ class WindowCache:
     def reset(self, data: EvalInput) -> None:
         """Start another evaluation."""
         self.input = data
+        self.release()
+
+    def release(self) -> None:
+        """Free the memory of the buckets and statistics of an evaluation."""
         self._buckets.clear()
         self._stats.clear()
 
@@ -191,7 +195,8 @@ class WindowCache:
             # The bucket in progress counts: a failure is noticed within a second, not
             # ten.
             start, end = view.now - window, view.now + BUCKET_SECONDS
-            buckets = view.between(start, end, window / COARSE)
+            # No metric of a rule is about phases.
+            buckets = view.between(start, end, window / COARSE, phases=False)
             self._buckets[window] = gather(bucket for _, bucket in buckets)
         return self._buckets[window]
 

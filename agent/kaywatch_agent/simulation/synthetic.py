@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome, Phase
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.history import History
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY, HOUR, View
 from kaywatch_agent.model.client import Client

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.store import tiers
@@ -38,10 +40,20 @@ class Archive:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
 
-    def bucket(self, number: int) -> Bucket:
-        """Return a ten-second bucket; EMPTY if it is missing or unreadable."""
+    def bucket(
+        self,
+        number: int,
+        rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
+        phases: bool = True,
+    ) -> Bucket:
+        """Return a ten-second bucket; EMPTY if it is missing or unreadable.
+
+        The other arguments are those of `decompress`.
+        """
+        wanted = (rows, facts, phases)
         try:
-            return tiers.bucket(self._connection, FINEST, number * FINEST)
+            return tiers.bucket(self._connection, FINEST, number * FINEST, *wanted)
         except _ERRORS as error:
             self._warn(error)
             return EMPTY

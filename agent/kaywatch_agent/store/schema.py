@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x4B415957  # "KAYW"
-VERSION: Final = 4
+VERSION: Final = 5
 
 # How long to wait for a lock, such as that of a sqlite3 shell; the next commit retries.
 BUSY_SECONDS: Final = 1.0
@@ -130,6 +130,23 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         UPDATE documents SET data = CAST(
             json_set(CAST(data AS TEXT), '$.meaning', '') AS BLOB
         ) WHERE kind = 'alert' AND json_valid(CAST(data AS TEXT))
+        """,
+    ),
+    (
+        # New buckets have other columns; older ones are still read. A counter has a
+        # label; what it counted before is under `total`.
+        5,
+        """
+        UPDATE meta SET value = CAST(
+            json_set(
+                CAST(value AS TEXT),
+                '$.kaywatch_overflow_series_total[0][0]',
+                json('["total"]')
+            ) AS BLOB
+        ) WHERE key = 'counters' AND CASE WHEN json_valid(CAST(value AS TEXT))
+            THEN json_type(
+                CAST(value AS TEXT), '$.kaywatch_overflow_series_total[0]'
+            ) END = 'array'
         """,
     ),
 )

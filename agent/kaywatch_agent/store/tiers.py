@@ -12,7 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.codec import decode, encode
@@ -64,22 +64,22 @@ class Retention(NamedTuple):
         return min(WAL_BYTES, self.max_bytes // 8)
 
 
-def bucket(db: sqlite3.Connection, tier: int, start: int) -> Bucket:
-    """Return one bucket, EMPTY if there is none."""
+def bucket(db: sqlite3.Connection, tier: int, start: int, *wanted: Any) -> Bucket:
+    """Return one bucket, or the part that `decode` is asked for; EMPTY for none."""
     row = db.execute(
         "SELECT data FROM buckets WHERE tier = ? AND start = ?", (tier, start)
     ).fetchone()
-    return EMPTY if row is None else load(tier, row[0])
+    return EMPTY if row is None else load(tier, row[0], *wanted)
 
 
-def load(tier: int, data: bytes) -> Bucket:
-    """Return a bucket from its bytes.
+def load(tier: int, data: bytes, *wanted: Any) -> Bucket:
+    """Return a bucket from its bytes, or the part that `decode` is asked for.
 
     Raises:
         ValueError: the bytes are damaged.
     """
     try:
-        return decode(data if tier == FINEST else zlib.decompress(data))
+        return decode(data if tier == FINEST else zlib.decompress(data), *wanted)
     except zlib.error as error:
         raise ValueError(f"no bucket: {error}") from None
 

@@ -16,6 +16,7 @@ from kaywatch_agent.aggregate.bucket import (
     DIMENSION_SHIFT,
     EMPTY,
     NUMBER_MASK,
+    ROW_COLUMNS,
     ROW_SHIFT,
     Bucket,
     Dimension,
@@ -65,19 +66,6 @@ class Summary:
     def average(self) -> float | None:
         """The arithmetic mean of the values."""
         return _finite(self.total / self.executions) if self.executions else None
-
-    @property
-    def deviation(self) -> float | None:
-        """The population standard deviation of the values."""
-        if not self.executions:
-            return None
-        if self.least == self.most:
-            return 0.0 if self.least is not None else None
-        mean = self.total / self.executions
-        square = float(self._bucket.squares[0]) / self.executions
-        variance = square - mean * mean
-        # Rounding can make it slightly negative for nearly constant values.
-        return _finite(math.sqrt(max(0.0, variance))) if variance < math.inf else None
 
     @property
     def retries(self) -> int:
@@ -170,7 +158,7 @@ def rows_of(bucket: Bucket, selected: Ints) -> Bucket:
     low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
     high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
     facts = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
-    columns = [column[at] for column in bucket[:9]]
+    columns = [column[at] for column in bucket[:ROW_COLUMNS]]
     return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
 
 
@@ -183,7 +171,7 @@ def collapse(bucket: Bucket) -> Bucket:
         rows=one, fact_keys=keys[order], fact_counts=bucket.fact_counts[order]
     )
     # Merging with nothing would return it as it is, with its duplicate rows.
-    return bucket_module._merge([flat])
+    return bucket_module._sort([flat])
 
 
 def facts_of(bucket: Bucket, row: int, dimension: Dimension) -> tuple[Ints, Ints]:

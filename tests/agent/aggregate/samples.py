@@ -11,12 +11,8 @@ import numpy as np
 from tests.agent.aggregate.oracle import facts_of
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.bucket import (
-    Bucket,
-    Dimension,
-    PhaseSum,
-    reduce,
-)
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, PhaseSum
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
@@ -80,7 +76,6 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
                 "executions": 0,
                 "attempts": 0,
                 "total": 0.0,
-                "squares": 0.0,
                 "least": math.inf,
                 "most": -math.inf,
                 "last_time": -math.inf,
@@ -95,7 +90,6 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
         of_row["executions"] += 1
         of_row["attempts"] += event.attempts
         of_row["total"] += event.value
-        of_row["squares"] += event.value * event.value
         of_row["least"] = min(of_row["least"], event.value)
         of_row["most"] = max(of_row["most"], event.value)
         if event.time >= of_row["last_time"]:
@@ -139,7 +133,7 @@ def to_naive(bucket: Bucket) -> dict[int, dict[str, Any]]:
         of_row: dict[Any, Any] = {
             name: getattr(bucket, name)[at].item()
             for name in (
-                *("executions", "attempts", "total", "squares"),
+                *("executions", "attempts", "total"),
                 *("least", "most", "last_time", "last"),
             )
         }

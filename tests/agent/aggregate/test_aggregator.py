@@ -610,7 +610,7 @@ def test_totals_stay_true_beyond_the_caps() -> None:
     assert len(registry.keys) <= 2 * 20
     assert SeriesKey(Kind.NODE, "shop", "g", OTHER) in registry.keys
     assert max(registry.quota.by_client.values()) <= 15
-    assert capped.aggregator.metrics.overflow.value > 0
+    assert sum(capped.aggregator.metrics.overflow.samples().values()) > 0
     assert OTHER in registry.actions.values
     assert len(registry.actions.values) == 6
 
@@ -639,10 +639,12 @@ def test_200_000_distinct_names_are_bounded_and_all_counted() -> None:
     assert count(view.totals) == rounds * clients * size == 200_000
     assert len(registry.keys) <= 2 * limits.series + len(Kind)
     assert max(registry.quota.by_client.values()) == limits.series_per_client
-    assert sum(registry.quota.by_client.values()) == limits.series
     # Their user is unknown, so it is one. Beside its names: "", and __other__.
+    assert sum(registry.quota.by_client.values()) == limits.series_per_user
     assert len(registry.actions.values) == limits.names_per_user + 2
-    assert aggregation.aggregator.metrics.overflow.value == 200_000 - limits.series
+    overflow = aggregation.aggregator.metrics.overflow.samples()
+    assert set(overflow) == {("process",), ("user",)}
+    assert sum(overflow.values()) == 200_000 - limits.series_per_user
     actions = view.totals.fact_counts.sum() - count(view.totals)
     assert int(actions) == 200_000
     assert np.all(np.diff(view.totals.rows) > 0)

@@ -18,6 +18,7 @@ from tests.agent.aggregate.samples import (
 )
 from tests.agent.protocol.samples import calm
 
+from kaywatch_agent.aggregate import bucket as bucket_module
 from kaywatch_agent.aggregate.bucket import (
     EMPTY,
     TICKS,
@@ -25,8 +26,9 @@ from kaywatch_agent.aggregate.bucket import (
     Dimension,
     PhaseSum,
     merge,
-    reduce,
+    split,
 )
+from kaywatch_agent.aggregate.reduction import reduce
 
 # Multiples of 1/8 add up exactly, so that sums compare by ==.
 exact = st.integers(-8_000, 8_000).map(lambda n: n / 8)
@@ -101,10 +103,50 @@ def test_sums_agree_to_the_last_bits_and_all_else_exactly(
         if name == "total":
             for row, x, y in zip(at_once.rows.tolist(), one, other, strict=True):
                 assert abs(x - y) <= 1e-12 * scale[row]
-        elif name == "squares":
-            assert one == pytest.approx(other, rel=1e-12)
         else:
             assert one.tolist() == other.tolist(), name
+
+
+@calm
+@given(lists_of(exact), lists_of(exact))
+def test_adding_a_small_bucket_equals_sorting(
+    events: list[Event], more: list[Event]
+) -> None:
+    one, other = bucket_of(events), bucket_of(more)
+    if len(one.rows) and len(other.rows):
+        added = bucket_module._add(one, other)
+        expected = bucket_module._sort([one, other])
+        for name, *pair in zip(Bucket._fields, added, expected, strict=True):
+            assert pair[0].dtype == pair[1].dtype, name
+            assert pair[0].tolist() == pair[1].tolist(), name
+
+
+def test_a_bucket_with_known_facts_is_added_without_a_copy_of_the_keys() -> None:
+    totals = reduce(make_columns(np.arange(1.0, 300.0)))
+    added = merge([totals, reduce(make_columns([7.0, 7.0]))])
+    assert added.fact_keys is totals.fact_keys
+    assert added.executions.tolist() == [301]
+    assert totals.executions.tolist() == [299]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1_000])
+def test_large_buckets_are_merged_in_pieces(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(piece)
+    parts = []
+    for _ in range(4):
+        events = make_columns(random.lognormal(0, 2, 900))
+        parts.append(reduce(events._replace(row=random.integers(0, 50, 900))))
+    at_once = merge(parts)
+    monkeypatch.setattr(bucket_module, "PIECE_FACTS", piece)
+    pieces = split(at_once)
+
+    assert len(pieces) == min(50, 1 + len(at_once.fact_keys) // piece)
+    for name, one, other in zip(Bucket._fields, merge(parts), at_once, strict=True):
+        assert one.tolist() == other.tolist(), name
+    for name, *split_up, other in zip(Bucket._fields, *pieces, at_once, strict=True):
+        assert np.concatenate(split_up).tolist() == other.tolist(), name
 
 
 @pytest.mark.parametrize("size", [1, 2, 10, 1_000, 100_000])
@@ -126,7 +168,7 @@ def test_windows_merged_are_all_at_once(size: int) -> None:
         for parts in zip(*(np.array_split(c, cuts) for c in events), strict=True)
     )
     for name, one, other in zip(Bucket._fields, merged, at_once, strict=True):
-        if name in ("total", "squares"):
+        if name == "total":
             assert one == pytest.approx(other, rel=1e-12)
         else:
             assert one.tolist() == other.tolist(), name
@@ -289,7 +331,6 @@ def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
 def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:
     bucket = reduce(make_columns([1.7e308, 1.7e308]))
     assert bucket.total.tolist() == [math.inf]
-    assert bucket.squares.tolist() == [math.inf]
     one = reduce(make_columns([1.7e308]))
     assert merge([one, one]).total.tolist() == [math.inf]
     other = reduce(make_columns([-1.7e308, -1.7e308]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.aggregate.samples import Event, columns, to_naive
+from tests.agent.aggregate.samples import Event, bucket_of, columns, naive, to_naive
 
-from kaywatch_agent.aggregate.bucket import EMPTY, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY
 from kaywatch_agent.aggregate.codec import decode, encode
+from kaywatch_agent.aggregate.reduction import reduce
 
 events = st.lists(
     st.builds(
@@ -64,3 +68,39 @@ def test_other_bytes_are_an_error(damage: object) -> None:
     assert callable(damage)
     with pytest.raises(ValueError):  # noqa: PT011 - numpy's own words, some of them
         decode(damage(encode(reduce(columns([Event(row=3), Event()])))))
+
+
+# Buckets in the format of schema 4, compressed.
+OLD_EVENTS = [
+    Event(3, 1.75e9 + 0.25, 0.5, attempts=2, action=1, phases=(0.125, 0.25, 0.0, 4)),
+    Event(3, 1.75e9 + 1.5, 2.0, outcome=1, error=2),
+    *(Event(70_000, 1.75e9 + n, 0.25 * n) for n in range(1, 5)),
+]
+OLD = [
+    (
+        OLD_EVENTS,
+        (
+            "c-nQ2J5Izf5QfK&mq&PrWiPM|)F3D*B4JMASiwOS*(8b`LBTCtQm|480#@`KV{0mozzGoJtSKlM>DM"
+            ">^yfhC0aPJ<Q>c(`5KBewe-Kwm$x++a~*B(>%EUi_u+6McS7nMYl<Y%#aDWtK&>Y3`27MFXY%S`zma"
+            "c{ZItP!<p1YTb)_t(0-G=6r+^+Vs+ciqD0BCFc+x6&7~xf-rU5x!WD2~ZX>7=rP?90z`%ulO0b4201"
+            "C`p3^vY5G3-xQH1DfGO$(#Zf7W0PLZr6yV5jW6m+>_zoX=&qizO8=LXgHV_(-A^dxu%l!$=4-Uce2X"
+            "9$bx&"
+        ),
+    ),
+    (
+        [Event(row=1, value=1.0)] * 300,
+        (
+            "c-ouKz`!tj@{*$b^5VrdnI?>rSEW{@CYP3E=H~$gN{tvNuShH@NzE-NfpV9n<>V)VIB6EFlUL>>7MH"
+            "}AWag#<C4rik7H8%qr-I}dC$CLQOfD&oFGwwl2b#XPrqmE9pPiYPQVdlKmWPP12C?Il^Gow!B1>};i"
+            "_%lURx$#esKclOq8Jzs6gi;K3?J;V(-6Su5YGVC4gfQ<N$C"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("some", "text"), OLD)
+def test_a_bucket_of_an_older_version_is_read(some: list[Event], text: str) -> None:
+    bucket = decode(zlib.decompress(base64.b85decode(text)))
+    assert to_naive(bucket) == naive(some)
+    for column, other in zip(bucket, bucket_of(some), strict=True):
+        assert column.dtype == other.dtype

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tests.agent.aggregate.samples import Event, columns, make_columns
 
-from kaywatch_agent.aggregate.bucket import MAX_GATHERED, Bucket, gather, merge, reduce
+from kaywatch_agent.aggregate.bucket import MAX_GATHERED, Bucket, gather, merge
 from kaywatch_agent.aggregate.completeness import Completeness, EventLayout
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Kind, SeriesKey
 

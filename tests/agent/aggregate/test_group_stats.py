@@ -7,14 +7,9 @@ import pytest
 from tests.agent.aggregate.oracle import Summary, facts_of, rows_of
 
 from kaywatch_agent.aggregate import group_stats as module
-from kaywatch_agent.aggregate.bucket import (
-    EMPTY,
-    Bucket,
-    Dimension,
-    merge,
-    reduce,
-)
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, Dimension, merge
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 

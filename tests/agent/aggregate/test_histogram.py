@@ -12,8 +12,9 @@ from tests.agent.aggregate.samples import make_columns
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.bucket import Dimension, merge, reduce
+from kaywatch_agent.aggregate.bucket import Dimension, merge
 from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.aggregate.reduction import reduce
 
 Floats = NDArray[np.float64]
 

@@ -1,17 +1,19 @@
-"""Closed buckets take less memory, and keep their content."""
+"""An hour of buckets: which are in memory, and how they are read."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.bucket import Bucket, merge, select
+from kaywatch_agent.aggregate.compression import CompressedBucket
 from kaywatch_agent.aggregate.history import (
-    CompressedBucket,
+    BLOCK_BUCKETS,
+    OVERHEAD_BYTES,
+    ClosedBucket,
     History,
-    compress,
-    decompress,
+    StoredBucket,
 )
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
@@ -47,66 +49,13 @@ def size_of(bucket: Bucket | CompressedBucket) -> int:
     return sum(column.nbytes for column in bucket)
 
 
-@pytest.mark.parametrize(
-    "bucket",
-    [
-        EMPTY,
-        reduce(events(1)),
-        reduce(events(300, attempts=70_000)),
-        reduce(events(100_000, rows=3)),
-        reduce(events(5_000, rows=5_000)),
-        merge([reduce(events(1_000))] * 300),
-        reduce(events(5_000), phases(events(5_000))),
-    ],
-    ids=[
-        *("empty", "one", "attempts", "few rows", "many rows", "large counts"),
-        "phases",
-    ],
-)
-def test_a_compressed_bucket_survives_encoding(bucket: Bucket) -> None:
-    assert is_same(decompress(compress(bucket)), bucket)
-
-
-@pytest.mark.parametrize("phased", [False, True])
-@pytest.mark.parametrize("rows", [[], [7], [3, 4, 39], [0, 5, 40, 41, 90], [200]])
-def test_a_part_of_a_bucket_is_that_of_its_rows(rows: list[int], phased: bool) -> None:
-    source = events(3_000, attempts=300)
-    bucket = reduce(source, phases(source) if phased else None)
-    wanted = np.array(rows, np.int64)
-    # Independently: of the events of these rows alone.
-    chosen = np.isin(source.row, wanted)
-    alone = Columns(*(column[chosen] for column in source))
-    kept = phases(source)
-    kept = PhaseColumns(*(column[np.isin(kept.row, wanted)] for column in kept))
-    expected = reduce(alone, kept if phased else None)
-
-    history = History({1: bucket, 2: compress(bucket), 3: None}, lambda _: bucket)
-    for number in history:
-        part = history.part(number, wanted)
-        assert is_same(part, expected)
-        without = history.part(number, wanted, facts=False)
-        assert all(map(np.array_equal, without[:9], expected[:9]))
-
-
-def test_packing_saves_most_of_the_facts() -> None:
-    bucket = reduce(events(50_000, rows=1_000))
-    assert size_of(compress(bucket)) < 0.45 * size_of(bucket)
-
-
-def test_times_cost_series_without_phases_nothing() -> None:
-    result = events(50_000, rows=1_000)
-    few = PhaseColumns(*(column[:20] for column in phases(result)))
-    without, with_few = compress(reduce(result)), compress(reduce(result, few))
-    assert size_of(with_few) < size_of(without) + 40 * 20
-
-
 def test_the_two_newest_buckets_stay_open_and_old_ones_go() -> None:
     bucket = reduce(events(10))
     history = History({}).advance(dict.fromkeys(range(90, 101), bucket), 100, 5)
 
     assert sorted(history) == [95, 96, 97, 98, 99, 100]
     kinds = [type(history._buckets[n]) for n in sorted(history)]
-    assert kinds == [CompressedBucket] * 4 + [Bucket] * 2
+    assert kinds == [ClosedBucket] * 4 + [Bucket] * 2
     assert all(is_same(history[n], bucket) for n in history)
     assert 94 not in history
 
@@ -149,33 +98,107 @@ def test_a_history_snapshot_does_not_change() -> None:
     assert list(after) == [100, 101]
 
 
-@pytest.mark.parametrize(
-    "times",
-    [
-        [1.8e9, np.nextafter(1.8e9, 2e9), 1.8e9 + 9.999],
-        [1e9, 1e9 + 1e-7],  # finer than the unit
-        [1.8e9, 1.8e9 + 86_400.0],  # too far apart for it
-        [0.0, 1.8e9],
-        [0.1, 0.2],
-        [3e9, 3e9 + 1.0],
-    ],
-)
-def test_times_lose_nothing(times: list[float]) -> None:
-    size = len(times)
-    columns = events(size)._replace(row=np.arange(size), time=np.array(times))
-    bucket = reduce(columns)
-    assert is_same(decompress(compress(bucket)), bucket)
-
-
 def test_steps_of_the_same_series_hold_their_rows_once() -> None:
     first, second, other = (
         reduce(events(size, rows)) for size, rows in ((900, 40), (901, 40), (900, 30))
     )
     history = History({}).advance({1: first, 2: second, 3: other}, 10, 9)
-    packed = [history._buckets[n] for n in (1, 2, 3)]
-    assert all(isinstance(bucket, CompressedBucket) for bucket in packed)
-    rows = [bucket.rows for bucket in packed if isinstance(bucket, CompressedBucket)]
+    closed = [history._buckets[n] for n in (1, 2, 3)]
+    packed = [bucket.packed for bucket in closed if isinstance(bucket, ClosedBucket)]
 
-    assert rows[1] is rows[0]
-    assert rows[2] is not rows[0]
+    assert packed[1].rows is packed[0].rows
+    assert packed[2].rows is not packed[0].rows
+    columns = sum(map(size_of, packed)) - packed[0].rows.nbytes
+    assert history.bytes == columns + 3 * OVERHEAD_BYTES
     assert all(is_same(history[n], s) for n, s in ((1, first), (2, second), (3, other)))
+
+
+class Reader:
+    """The store of a history, which records what was read."""
+
+    def __init__(self, buckets: dict[int, Bucket]) -> None:
+        self.buckets = buckets
+        self.numbers: list[int] = []
+
+    def read(self, number: int, rows: np.ndarray | None = None, *_: bool) -> Bucket:
+        self.numbers.append(number)
+        bucket = self.buckets[number]
+        return bucket if rows is None else select(bucket, rows)
+
+
+def spilled(history: History) -> list[int]:
+    """Return which buckets only the store has."""
+    return [n for n in history if isinstance(history._buckets[n], StoredBucket)]
+
+
+def test_the_oldest_buckets_beyond_the_limit_are_read_from_the_store() -> None:
+    store = Reader({n: reduce(events(200 + n)) for n in range(100, 111)})
+    history = History({}, store.read).advance(store.buckets, 110, 20)
+    half = history.bytes // 2
+    shrunk = history.shrink(half, 111)
+
+    assert history.shrink(history.bytes, 111) is history
+    assert half * 0.8 < shrunk.bytes <= half
+    assert spilled(shrunk) == list(range(100, 100 + shrunk.stored_count))
+    assert not spilled(history)
+    # Readers who remember what they computed need not compute it again.
+    assert all(shrunk.stored(n) is history.stored(n) for n in range(100, 109))
+    assert not store.numbers
+    for number, bucket in store.buckets.items():
+        assert is_same(shrunk[number], bucket)
+    assert store.numbers == spilled(shrunk)
+    part = shrunk.part(100, np.array([3, 7]), facts=False)
+    assert np.array_equal(part.rows, [3, 7])
+
+
+def test_a_bucket_stays_in_memory_until_the_store_has_all_of_it() -> None:
+    buckets = {n: reduce(events(50 + n)) for n in range(100, 111)}
+    history = History({}).advance(buckets, 110, 20)
+    # The last commit was before the buckets had changed, or in the same ten seconds.
+    assert not spilled(history.shrink(0, 109))
+    assert not spilled(history.shrink(0, 110))
+    # Closed buckets only, also if the limit cannot be kept.
+    assert spilled(history.shrink(0, 111)) == list(range(100, 109))
+    # A late event: its commit may be in progress.
+    late = history.advance({103: buckets[103]}, 111, 20)
+    assert spilled(late.shrink(0, 111)) == [100, 101, 102, *range(104, 109)]
+    assert 103 in spilled(late.shrink(0, 112))
+
+
+def test_a_late_event_brings_a_bucket_back_until_it_is_committed() -> None:
+    store = Reader({n: reduce(events(50 + n)) for n in range(100, 111)})
+    history = History({}, store.read).advance(store.buckets, 110, 20).shrink(0, 111)
+    known = history.stored(103)
+    changed = merge([history[103], reduce(events(9))])
+    after = history.advance({103: changed}, 111, 20)
+
+    assert is_same(after[103], changed)
+    store.buckets[103] = changed
+    again = after.shrink(0, 112)
+    assert 103 in spilled(again)
+    assert again.stored(103) is not known  # readers remember what they computed
+    assert is_same(again[103], changed)
+
+
+def test_merged_blocks_survive_and_are_dropped_last() -> None:
+    first = 20 * BLOCK_BUCKETS
+    numbers = range(first, first + 2 * BLOCK_BUCKETS)
+    store = Reader({n: reduce(events(100 + n % 7)) for n in numbers})
+    now = numbers[-1] + 2
+    history = History({}, store.read).advance(store.buckets, now, 360)
+    expected = merge(history.merged(numbers))
+    blocks = sum(block.size for block in history._blocks.values())
+
+    shrunk = history.shrink(blocks, now + 1)
+    assert spilled(shrunk) == list(numbers)
+    assert shrunk.bytes == blocks
+    assert is_close(merge(shrunk.merged(numbers)), expected)
+    assert not store.numbers  # not read again
+
+    nothing = shrunk.shrink(0, now + 1)
+    assert nothing.bytes == 0
+    assert is_close(merge(nothing.merged(numbers)), expected)
+    assert sorted(store.numbers) == list(numbers)
+    store.numbers.clear()
+    assert is_close(merge(nothing.merged(numbers)), expected)
+    assert not store.numbers  # merged once

@@ -16,7 +16,7 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch_agent.aggregate.mapping import MAX_SERVICES, Mapper
-from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.registry import Excess, Limits, Registry
 from kaywatch_agent.model.series import (
     OTHER,
     Columns,
@@ -174,7 +174,7 @@ def test_new_series_count_for_the_client_that_introduced_them() -> None:
     mapping = Mapping(Limits(series_per_client=1))
     mapping.columns(batch())
     assert mapping.registry.quota.by_client == {CLIENT.hex(): 1}
-    assert mapping.registry.overflow_count == 1
+    assert mapping.registry.overflow == {Excess.PROCESS: 1}
 
 
 def test_the_sample_table_is_as_the_tests_take_it() -> None:

@@ -14,7 +14,7 @@ from tests.agent.aggregate.samples import make_columns
 from tests.agent.aggregate.test_histogram import NAMES, datasets, stats_of
 from tests.agent.protocol.samples import calm
 
-from kaywatch_agent.aggregate.bucket import merge, reduce
+from kaywatch_agent.aggregate.bucket import merge
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.aggregate.native_histogram import (
     MAX_GAP,
@@ -23,6 +23,7 @@ from kaywatch_agent.aggregate.native_histogram import (
     NativeHistogram,
     native_histograms,
 )
+from kaywatch_agent.aggregate.reduction import reduce
 
 Floats = NDArray[np.float64]
 

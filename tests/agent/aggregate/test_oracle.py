@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from tests.agent.aggregate.oracle import Summary, completeness, select, summarize
 from tests.agent.aggregate.samples import Event, columns, make_columns
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import Aggregator
-from kaywatch_agent.aggregate.bucket import EMPTY, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
@@ -30,11 +30,7 @@ def outcomes(*found: int) -> Summary:
 def test_nothing_has_no_stats() -> None:
     summary = Summary(EMPTY, registry())
     assert (summary.executions, summary.attempts, summary.total) == (0, 0, 0.0)
-    assert (summary.average, summary.deviation, summary.success_rate) == (
-        None,
-        None,
-        None,
-    )
+    assert (summary.average, summary.success_rate) == (None, None)
     assert (summary.least, summary.most, summary.last, summary.last_time) == (
         None,
         None,
@@ -60,29 +56,20 @@ def test_plain_stats() -> None:
         6.0,
         2.0,
     )
-    assert summary.deviation == pytest.approx(np.std([1.0, 2.0, 6.0]))
     assert summary.quantiles(0.0, 0.5, 1.0) == pytest.approx([1.0, 2.0, 6.0], rel=0.011)
 
 
 @pytest.mark.parametrize("value", [0.3, 0.1, 0.0, -7.7, 1e9 + 0.1, 1e-9])
 @pytest.mark.parametrize("size", [1, 3, 1_000])
-def test_a_constant_deviates_by_nothing(value: float, size: int) -> None:
+def test_a_constant_is_its_own_average(value: float, size: int) -> None:
     summary = Summary(reduce(make_columns([value] * size)), registry())
-    assert summary.deviation == 0.0
     assert summary.average == pytest.approx(value)
     assert summary.quantiles(0.5) == [value]
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_the_deviation_is_numpys(scale: float) -> None:
-    values = scale * np.random.default_rng(1).lognormal(0, 1, 10_000)
-    summary = Summary(reduce(make_columns(values)), registry())
-    assert summary.deviation == pytest.approx(np.std(values), rel=1e-9)
-
-
 def test_stats_beyond_the_floats_are_none() -> None:
     summary = Summary(reduce(make_columns([1.7e308, 1e308])), registry())
-    assert (summary.average, summary.deviation) == (None, None)
+    assert summary.average is None
     assert (summary.least, summary.most) == (1e308, 1.7e308)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
@@ -31,7 +33,7 @@ def test_a_series_keeps_its_row() -> None:
     rows = [registry.row(node(name), "c") for name in ("a", "b", "a", "b")]
     assert rows == [0, 1, 0, 1]
     assert registry.keys == [node("a"), node("b")]
-    assert not registry.overflow_count
+    assert not registry.overflow
 
 
 def test_beyond_the_cap_a_series_is_counted_under_other_of_its_graph() -> None:
@@ -86,8 +88,26 @@ def test_one_client_can_use_up_only_its_own_share() -> None:
     assert key_of(registry, node("mine"), "modest") == node("mine")
     # Series of other clients do not count for its share.
     assert key_of(registry, node("mine"), "greedy") == node("mine")
-    assert registry.overflow_count == 4
+    assert registry.overflow == {Excess.PROCESS: 4}
     assert registry.quota.by_client == {"greedy": 2, "modest": 1}
+
+
+@pytest.mark.parametrize("user", [1000, -1], ids=["local", "broker"])
+def test_the_clients_of_one_user_leave_series_to_others(user: int) -> None:
+    registry = small(series=100, per_client=4)
+    registry.limit(replace(registry.limits, series_per_user=10))
+    registry.quota.set_user("other", 1001)
+    for client in "abcde":
+        if user >= 0:
+            registry.quota.set_user(client, user)
+        for name in "vwxyz":
+            registry.row(node(f"{client}-{name}"), client)
+    assert len(registry.keys) - len(registry.overflow_rows) == 10
+    # Four of each of the first two clients, and two of the third.
+    process, by_user = registry.overflow[Excess.PROCESS], registry.overflow[Excess.USER]
+    assert (process, by_user) == (2, 13)
+    assert key_of(registry, node("mine"), "other") == node("mine")
+    assert key_of(registry, node("own"), "") == node("own")
 
 
 def test_a_client_that_has_left_leaves_its_series_behind() -> None:
@@ -97,7 +117,7 @@ def test_a_client_that_has_left_leaves_its_series_behind() -> None:
     registry.quota.forget("c")
     assert not registry.quota.by_client
     assert registry.keys[0] == node("a")
-    assert registry.overflow_count == 1
+    assert registry.overflow == {Excess.PROCESS: 1}
 
 
 keys = st.builds(

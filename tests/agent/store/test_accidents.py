@@ -22,8 +22,9 @@ from structlog.testing import capture_logs
 from tests.agent.aggregate.samples import Event, columns
 from tests.agent.store.ticks import START, Ticks
 
-from kaywatch_agent.aggregate.bucket import Bucket, reduce
+from kaywatch_agent.aggregate.bucket import Bucket
 from kaywatch_agent.aggregate.change import WriteBatch
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.files import ENDINGS

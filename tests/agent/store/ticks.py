@@ -7,9 +7,10 @@ from typing import Any
 
 from tests.agent.aggregate.samples import Event, columns
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import AggregateChanges, WriteBatch
 from kaywatch_agent.aggregate.clients import ClientChanges
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.model.series import ErrorKey, Kind, SeriesKey
 
 START = 1_700_000_000 - 1_700_000_000 % 3600

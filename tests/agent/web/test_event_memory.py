@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tests.agent.aggregate.samples import make_columns
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.completeness import (
     Completeness,
     EventCounts,
     EventLayout,
 )
-from kaywatch_agent.aggregate.history import History, compress
+from kaywatch_agent.aggregate.history import ClosedBucket, History
+from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.view import HISTORY_BUCKETS, View
 from kaywatch_agent.model.series import Kind, SeriesKey
@@ -45,7 +46,7 @@ def registry() -> Registry:
 def view_of(registry: Registry, buckets: Mapping[int, Bucket]) -> View:
     """Return a view in which all buckets but the last are closed."""
     last = max(buckets)
-    stored = {n: b if n == last else compress(b) for n, b in buckets.items()}
+    stored = {n: b if n == last else ClosedBucket.of(b) for n, b in buckets.items()}
     history = History(stored)
     return View(last * 10.0, 0.0, EMPTY, history, registry, (), {})
 

@@ -1,0 +1,127 @@
+"""Limits how many facts a series has: histogram buckets, actions and errors.
+
+Strategy: a fact that the totals have may be counted again at any time, so the limits
+apply to new facts only, and once for each tick. What exceeds a limit is counted in a
+wider bucket, or under `__other__`. The facts of every bucket are then among those of
+the totals, and so are those of all that is merged from buckets, in memory and in the
+store. No event is lost, and no count ever decreases.
+
+Executions of a real node rarely have 400 different histogram buckets: with a lognormal
+distribution, a million durations between 1 ms and 10 s have as many. There is no limit
+for series with fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.arrays import contains, group, spans
+from kaywatch_agent.aggregate.bucket import (
+    DIMENSION_SHIFT,
+    NUMBER_MASK,
+    ROW_SHIFT,
+    Bucket,
+    Dimension,
+    merge,
+)
+from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.model.series import Kind
+from kaywatch_agent.runtime.metrics import Counter
+
+__all__ = ["FactLimits"]
+
+Ints = NDArray[np.int64]
+
+# Of one series. Wider buckets add up to 300 to the first.
+LIMITS: Final = {Dimension.HISTOGRAM: 400, Dimension.ACTION: 200, Dimension.ERROR: 200}
+
+_DIMENSIONS: Final = (1 << (ROW_SHIFT - DIMENSION_SHIFT)) - 1  # a mask
+_LIMITS: Final = np.full(_DIMENSIONS + 1, 1 << ROW_SHIFT)
+_LIMITS[list(LIMITS)] = list(LIMITS.values())
+
+
+class FactLimits:
+    """Counts facts beyond the limits of their series in less detail."""
+
+    def __init__(self, registry: Registry, coarse: Counter) -> None:
+        """Use the limits from now on.
+
+        Args:
+            registry: has the numbers of names that stand for others.
+            coarse: counts events that are counted in less detail, by kind.
+        """
+        self._registry = registry
+        self._coarse = coarse
+
+    def add(
+        self, totals: Bucket, parts: Sequence[Bucket]
+    ) -> tuple[Bucket, Sequence[Bucket]]:
+        """Return totals with new events, and these events with few enough facts."""
+        merged = merge(parts)
+        excess = _find_excess(merged, totals)
+        if len(excess):
+            parts = [self._coarsen(part, excess) for part in parts]
+            merged = merge(parts)
+        return merge([totals, merged]), parts
+
+    def _coarsen(self, bucket: Bucket, excess: Ints) -> Bucket:
+        """Return a bucket without some facts, which are counted in others."""
+        at = np.flatnonzero(contains(excess, bucket.fact_keys))
+        if not len(at):
+            return bucket
+        keys, counts = bucket.fact_keys.copy(), bucket.fact_counts
+        dimension = (keys[at] >> DIMENSION_SHIFT) & _DIMENSIONS
+        for kind in LIMITS:
+            of = at[dimension == kind]
+            if len(of):
+                keys[of] = (keys[of] & ~NUMBER_MASK) | self._substitutes(kind, keys[of])
+                self._coarse.labels(kind.name.lower()).add(int(counts[of].sum()))
+        keys, order, starts = group(keys)
+        counts = np.add.reduceat(counts[order], starts)
+        return bucket._replace(fact_keys=keys, fact_counts=counts)
+
+    def _substitutes(self, kind: Dimension, keys: Ints) -> Ints:
+        """Return the numbers under which facts of one dimension are counted instead."""
+        registry, number = self._registry, keys & NUMBER_MASK
+        if kind is Dimension.HISTOGRAM:
+            code = histogram.coarse(number - histogram.CODE_LIMIT)
+            return code + histogram.CODE_LIMIT
+        if kind is Dimension.ERROR:
+            return np.full_like(number, registry.errors.other)
+        rows, where = np.unique(keys >> ROW_SHIFT, return_inverse=True)
+        is_run = [registry.keys[row].kind is Kind.RUN for row in rows.tolist()]
+        if any(is_run):
+            other = registry.actions.other if not all(is_run) else 0
+            return np.where(np.array(is_run)[where], registry.ends.other, other)
+        return np.full_like(number, registry.actions.other)
+
+
+def _find_excess(bucket: Bucket, totals: Bucket) -> Ints:
+    """Return the keys of the facts that exceed the limit of their series."""
+    keys, known = bucket.fact_keys, totals.fact_keys
+    groups = keys >> DIMENSION_SHIFT  # series and dimension
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    sizes = np.diff(starts, append=len(keys))
+    limits = _LIMITS[groups[starts] & _DIMENSIONS]
+    low, high = _find_groups(known, groups[starts])
+    over = np.flatnonzero(high - low + sizes > limits)
+    if not len(over):
+        return keys[:0]
+    sizes = sizes[over]
+    at = spans(starts[over], sizes)
+    is_new = ~contains(known, keys[at])
+    new = np.add.reduceat(is_new.astype(np.int64), np.cumsum(sizes) - sizes)
+    is_full = (high - low)[over] + new > limits[over]
+    excess: Ints = keys[at[is_new & np.repeat(is_full, sizes)]]
+    return excess
+
+
+def _find_groups(keys: Ints, groups: Ints) -> tuple[Ints, Ints]:
+    """Return where the facts of some series and dimensions begin and end."""
+    low = np.searchsorted(keys, groups << DIMENSION_SHIFT)
+    return low, np.searchsorted(keys, (groups + 1) << DIMENSION_SHIFT)
