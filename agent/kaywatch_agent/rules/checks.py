@@ -50,7 +50,8 @@ def check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
             check_url("alerting.external_url", config.external_url)
     # The tick, of which an evaluation is a part, comes once a second.
     if not 1.0 <= parse_duration(config.evaluation_interval) <= 300.0:
-        problems.add("alerting.evaluation_interval", 'from "1s" to "5m"')
+        text = f'"{config.evaluation_interval}": expected a duration from "1s" to "5m"'
+        problems.add("alerting.evaluation_interval", text)
     with problems.collect():
         check_minimum("alerting", "max_alerts_per_rule", config.max_alerts_per_rule, 1)
     with problems.collect():
@@ -64,7 +65,7 @@ def check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
 def check_receivers(
     path: str, names: Collection[str], receivers: Collection[str]
 ) -> None:
-    """Raise ConfigError for a name that is no receiver's."""
+    """Raise ConfigError for the name of an unknown receiver."""
     for name in names:
         if name not in receivers:
             listed = ", ".join(sorted(receivers)) or "none yet"
@@ -91,7 +92,8 @@ def labels_per(config: RuleConfig, condition: Condition, path: str) -> tuple[str
                 f"{path}.per", f'unknown label "{label}"; this rule has {names}'
             )
     if len(set(config.per)) < len(config.per):
-        raise ConfigError(f"{path}.per", "a label is listed twice")
+        twice = next(label for label in config.per if config.per.count(label) > 1)
+        raise ConfigError(f"{path}.per", f'"{twice}" is listed twice; list it once')
     return config.per
 
 
@@ -102,8 +104,12 @@ def _check_labels(path: str, labels: Mapping[str, str]) -> None:
     for name, value in labels.items():
         # Alertmanager's rules for names. The two others are added to each alert.
         if not _LABEL.fullmatch(name) or name in ("alertname", "severity"):
-            raise ConfigError(f"{path}.{name}", "invalid or reserved label name")
+            raise ConfigError(
+                f"{path}.{name}",
+                "invalid label name: expected letters, digits and _, without a digit"
+                " first, other than alertname and severity",
+            )
         # Alertmanager removes empty labels: the alert would have another identity
         # there.
         if not value:
-            raise ConfigError(f"{path}.{name}", "the value is empty")
+            raise ConfigError(f"{path}.{name}", "the value is empty; remove the label")

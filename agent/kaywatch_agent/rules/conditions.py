@@ -75,17 +75,22 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
     if config.when:
         return _expression(config, path)
     if config.clear_when:
-        raise ConfigError(f"{path}.clear_when", "only with when; or write clear")
+        raise ConfigError(
+            f"{path}.clear_when", "requires when; to clear a metric, write clear"
+        )
     if not config.metric:
         raise ConfigError(
-            f"{path}.metric", 'missing; or write when = "error_rate > 0.05"'
+            f"{path}.metric",
+            'missing; write a metric, or an expression: when = "error_rate > 0.05"',
         )
     parse_key(f"{path}.metric", metrics.find, config.metric)
     op, value, clear = config.op, config.value, config.clear
     if op is None:
-        raise ConfigError(f"{path}.op", "missing: one of < <= > >=")
+        raise ConfigError(f"{path}.op", "missing; expected one of < <= > >=")
     if value is None:
-        raise ConfigError(f"{path}.value", "missing: what the metric is compared with")
+        raise ConfigError(
+            f"{path}.value", "missing; write the number to compare the metric with"
+        )
     check_reachable(f"{path}.value", Compare(config.metric, op, value))
     if clear is not None:
         _check_clear(f"{path}.clear", Compare(config.metric, op, value), clear)
@@ -102,7 +107,7 @@ def check_reachable(key: str, comparison: Compare) -> None:
         raise ConfigError(key, f"{value:g}: {name} is between 0 and 1{percent}")
     if (op, value) in _NEVER or (op, value) in _ALWAYS:
         often = "never" if (op, value) in _NEVER else "always"
-        raise ConfigError(key, f"{comparison} is {often} true")
+        raise ConfigError(key, f"{comparison} is {often} true; choose another limit")
 
 
 def usual_clear(op: str, value: float, share: float = CLEAR_SHARE) -> float:
@@ -138,7 +143,9 @@ def compare(metric: str, op: str, value: float, clear: float | None) -> Threshol
 def _expression(config: ThresholdConfig, path: str) -> Threshold:
     for key in ("metric", "op", "value", "clear"):
         if getattr(config, key) not in (None, ""):
-            raise ConfigError(f"{path}.{key}", "either this or when, not both")
+            raise ConfigError(
+                f"{path}.{key}", "cannot be combined with when; remove one of them"
+            )
 
     def predicate(text: str) -> Predicate:
         return parse(text, metrics.is_known, METRICS)
@@ -163,7 +170,9 @@ def _check_clear(key: str, breach: Compare, clear: float) -> None:
     if not (clear >= value if low_is_bad else clear <= value):
         side = "above" if low_is_bad else "below"
         raise ConfigError(
-            key, f"{clear:g} must be {side} value = {value:g}, on the good side of it"
+            key,
+            f"{clear:g} can never clear the alert: expected a number {side}"
+            f" value = {value:g}, or equal to it",
         )
     # Only an application's own metrics are ever negative.
     if clear < 0 and metric in METRICS:
@@ -197,14 +206,20 @@ def _warn_of_level(breach: Compare, clear: Compare) -> str:
 
 
 def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:
-    """Return the condition of a absence rule."""
+    """Return the condition of an absence rule."""
     max_age = parse_duration(config.max_age)
     forget_after = parse_duration(config.forget_after)
     if max_age <= 0:
-        raise ConfigError(f"{path}.max_age", 'must be longer than 0, such as "15m"')
+        raise ConfigError(
+            f"{path}.max_age",
+            f'"{config.max_age}": expected more than 0, such as "15m"',
+        )
     # A label set would be forgotten before it could be absent.
     if forget_after <= max_age:
-        raise ConfigError(f"{path}.forget_after", "must be longer than max_age")
+        raise ConfigError(
+            f"{path}.forget_after",
+            f'"{config.forget_after}": expected more than max_age = "{config.max_age}"',
+        )
     for number, labels in enumerate(config.expect):
         if not labels:
             example = 'expected labels such as { graph = "nightly" }'
@@ -228,7 +243,11 @@ def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
     # The short window shows that the errors go on, so it has to end sooner than the
     # long one; the budget is that of the whole period.
     if not 0 < short < long <= slo_window:
-        raise ConfigError(f"{path}.long", "expected short < long <= slo_window")
+        raise ConfigError(
+            f"{path}.long",
+            f'"{tier.long}": expected short < long <= slo_window, which are'
+            f' "{tier.short}" and "{config.slo_window}"',
+        )
     latency = config.latency_le
     return BurnRate(
         objective,
@@ -246,7 +265,7 @@ def transition(config: TransitionConfig, path: str) -> Transition:
     above, below = config.above, config.below
     if config.change == "share" and (not config.action or above is below is None):
         example = 'action = "retry" with above = 0.3 or below = 0.1'
-        raise ConfigError(f"{path}.action", f"missing: write {example}")
+        raise ConfigError(f"{path}.action", f"incomplete; write {example}")
     return Transition(config.change, config.action, above, below)
 
 
@@ -257,7 +276,7 @@ def stuck(config: StuckConfig, path: str) -> Stuck:
     if not 1 < config.factor <= MAX_FACTOR:
         raise ConfigError(
             f"{path}.factor",
-            f"{config.factor:g}: must be more than 1, and at most {MAX_FACTOR:,}",
+            f"{config.factor:g}: expected more than 1, and at most {MAX_FACTOR:,}",
         )
     max_age = None if config.max_age is None else parse_duration(config.max_age)
     return Stuck(config.factor, max_age, parse_duration(config.at_least))
@@ -270,12 +289,13 @@ def runaway(config: RunawayConfig, path: str) -> Threshold:
     if not configured:
         raise ConfigError(
             f"{path}.max_visits",
-            "missing: how many nodes a run may visit, such as 100; or"
-            " max_node_visits: how often it may visit one of them",
+            "missing; write the number of nodes that a run may visit, such as 100, or"
+            " set max_node_visits, how often it may visit one node",
         )
     if len(configured) > 1:
         raise ConfigError(
-            f"{path}.max_node_visits", "either this or max_visits: write two rules"
+            f"{path}.max_node_visits",
+            "cannot be combined with max_visits; write two rules",
         )
     ((key, limit),) = configured.items()
     check_minimum(path, key, limit, 1)
@@ -289,9 +309,11 @@ def check_minimum(path: str, key: str, value: int, minimum: int) -> None:
 
 
 def check_objective(path: str, objective: float) -> None:
-    """Raise ConfigError if a value is no objective."""
+    """Raise ConfigError if an objective is not between 0 and 1."""
     if not 0.0 < objective < 1.0:
-        raise ConfigError(path, f"{objective:g}: between 0 and 1, such as 0.99")
+        raise ConfigError(
+            path, f"{objective:g}: expected a number between 0 and 1, such as 0.99"
+        )
 
 
 def labels_of(condition: Condition) -> tuple[list[str], bool]:

@@ -192,7 +192,7 @@ class _RuleLoader:
             return
         if not _NAME.fullmatch(name):
             allowed = "up to 100 letters, digits, _ . -"
-            problems.add(f"{path}.name", f'"{name}": expected {allowed}')
+            problems.add(f"{path}.name", f'invalid name "{name}": expected {allowed}')
         # A tier of an earlier table may have the name as well.
         elif name in self._names or name in self.rules:
             problems.add(f"{path}.name", f'"{name}" is defined twice')
@@ -216,7 +216,7 @@ class _RuleLoader:
         problems = ErrorCollector()
         problems.add(f"{path}.kind", f"{kind!r} is not one of {', '.join(KINDS)}")
         if "name" not in table:
-            problems.add(f"{path}.name", "missing")
+            problems.add(f"{path}.name", 'missing; for example "checkout-fails"')
         problems.raise_all()
 
     def _rule(self, config: RuleConfig, variant: _Variant, path: str) -> Rule:
@@ -255,7 +255,7 @@ class _RuleLoader:
         # A longer window would silently be evaluated over less than it says.
         if window > self._retention:
             stored = duration(self._retention)
-            text = f"{duration(window)}: only {stored} are stored"
+            text = f"{duration(window)} is too long: only {stored} are stored"
             raise ConfigError(f"{path}.window", text)
 
     def _variants(self, config: RuleConfig, path: str) -> list[_Variant]:
@@ -270,7 +270,7 @@ class _RuleLoader:
         window = parse_duration(config.window)
         # The shortest bucket is 10 s long.
         if window < 10:
-            raise ConfigError(f"{path}.window", f'{window:g} s: at least "10s"')
+            raise ConfigError(f"{path}.window", f'{window:g}s: expected at least "10s"')
         condition: Condition = conditions.compare("processes_died", ">", 0.0, 0.0)
         match config:
             case ThresholdConfig():
@@ -288,14 +288,14 @@ class _RuleLoader:
     def _warn_of_quantiles(
         self, condition: Threshold, config: ThresholdConfig, path: str
     ) -> None:
-        """Warn of a percentile that so few executions can't determine."""
+        """Warn of a percentile that `min_executions` is too low to determine."""
         for metric in sorted(condition.breach.metrics()):
             quantile = re.search(r"p(\d\d)$", metric)
             needed = round(100 / (100 - int(quantile[1]))) if quantile else 0
             if config.min_executions < needed:
                 self.warnings.append(
-                    f"{path}.min_executions: {metric} is meaningless for fewer than"
-                    f" {needed} executions, and this is {config.min_executions}"
+                    f"{path}.min_executions: {config.min_executions} is too few:"
+                    f" {metric} is meaningless for fewer than {needed} executions"
                 )
 
 
@@ -334,7 +334,7 @@ def _inhibition(table: Any, path: str) -> Inhibition:
     for key in ("source", "target"):
         if not getattr(config, key):
             example = "matchers such as 'severity=\"critical\"'"
-            raise ConfigError(f"{path}.{key}", f"empty: write {example}")
+            raise ConfigError(f"{path}.{key}", f"the list is empty; write {example}")
     source = tuple(map(parse_matcher, config.source))
     target = tuple(map(parse_matcher, config.target))
     return Inhibition(source, target, config.equal)
@@ -365,7 +365,7 @@ def _read_tables(
     """Return what `read` makes of each table in a list of tables, and of its path."""
     tables, results = values.get(name, []), []
     if not isinstance(tables, list):
-        problems.add(name, f"write [[{name}]], with two brackets")
+        problems.add(name, f"expected a list of tables; write [[{name}]]")
         return []
     for number, table in enumerate(tables):
         with problems.collect():

@@ -110,7 +110,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[rule]]\nmetric = 'x'", "rule[0].name: missing"),
         (
             RULE.replace('"r"', '"a b"'),
-            'rule[0].name: "a b": expected up to 100 letters',
+            'rule[0].name: invalid name "a b": expected up to 100 letters',
         ),
         (RULE + RULE, 'rule[1].name: "r" is defined twice'),
         (RULE.replace("success_rate", "sucess_rate"), "did you mean success_rate?"),
@@ -121,8 +121,8 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE.replace('"<"', '"="'), "rule[0].op:"),
         (RULE.replace("value = 0.9", ""), "rule[0].value: missing"),
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
-        (RULE + "clear = 0.8", "must be above value = 0.9"),
-        (RULE + "clear = nan", "must be above value = 0.9"),
+        (RULE + "clear = 0.8", "clear: 0.8 can never clear the alert: expected"),
+        (RULE + "clear = nan", "expected a number above value = 0.9"),
         (
             "[[rule]]\nname='r'\nmetric='dead_ends'\nop='>'\nvalue=5\nclear=-1",
             "rule[0].clear: -1: dead_ends is never negative",
@@ -131,13 +131,13 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
             "[[rule]]\nname='r'\nwhen='error_rate > 0.1'\nclear_when='error_rate < 0'",
             "rule[0].clear_when: error_rate < 0 is never true",
         ),
-        (RULE + "clear_when = 'error_rate < 1'", "clear_when: only with when"),
+        (RULE + "clear_when = 'error_rate < 1'", "clear_when: requires when"),
         (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
         (RULE + "window = '5x'", 'invalid duration "5x"'),
-        (RULE + "window = '1s'", 'at least "10s"'),
+        (RULE + "window = '1s'", 'window: 1s: expected at least "10s"'),
         (RULE + "window = '90d'", "only 30d are stored"),
         (RULE + "per = ['nod']", "this rule has service, graph, node"),
-        (RULE + "per = ['node', 'node']", "twice"),
+        (RULE + "per = ['node', 'node']", 'per: "node" is listed twice'),
         (RULE + "match = ['graph']", "invalid matcher graph: expected"),
         (RULE + "match = ['graph=~\"(\"']", "rule[0].match"),
         (RULE + "notify = ['op']", 'unknown receiver "op"; add [receiver.op]'),
@@ -147,8 +147,8 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE + "summary = '{node.x}'", "expected a plain name"),
         (RULE + "summary = '{value:zz}'", "summary"),
         (RULE + "labels = { severity = 'x' }", "labels.severity"),
-        (RULE + "labels = { 'a b' = 'x' }", "invalid or reserved label name"),
-        (RULE + "when = 'executions > 1'", "either this or when"),
+        (RULE + "labels = { 'a b' = 'x' }", "labels.a b: invalid label name: expected"),
+        (RULE + "when = 'executions > 1'", "metric: cannot be combined with when"),
         (RULE + "min_executions = -1", "min_executions: -1: expected at least 0"),
         ("[[rule]]\nname = 'r'\nwhen = 'execution > 1'", "did you mean executions?"),
         ("[[rule]]\nname = 'r'\nwhen = 'executions'", "not a comparison"),
@@ -166,19 +166,19 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
                 "[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.99\n"
                 "tiers=[{factor=2, long='5m', short='1h'}]"
             ),
-            "short < long",
+            'tiers[0].long: "5m": expected short < long <= slo_window, which are "1h"',
         ),
         (
             "[[rule]]\nname='r'\nkind='transition_share'\naction='x'",
             "with above = 0.3",
         ),
-        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "must be more than 1"),
+        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "1: expected more than 1"),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1e308", "at most 1,000,000"),
-        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=nan", "must be more than 1"),
+        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=nan", "nan: expected more than 1"),
         ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
         (
             "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nmax_node_visits=3",
-            "max_node_visits: either this or max_visits",
+            "max_node_visits: cannot be combined with max_visits; write two rules",
         ),
         (
             "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nper=['node']",
@@ -198,7 +198,10 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
             "[[silence]]\nstarts=2026-01-02T00:00:00Z\nends=2026-01-03T00:00:00Z",
             "silence[0].match: missing",
         ),
-        ("[alerting]\nevaluation_interval='10ms'", 'from "1s" to "5m"'),
+        (
+            "[alerting]\nevaluation_interval='10ms'",
+            'evaluation_interval: "10ms": expected a duration from "1s" to "5m"',
+        ),
         ("[alerting]\nintervall='10s'", "unknown key"),
         ("[alerting.thresholds]\nx=1", "alerting.thresholds.x: unknown key"),
         ("[defaults]\nmetric='x'", "defaults.metric: unknown key"),
@@ -233,6 +236,7 @@ def test_a_percentile_of_few_executions_is_warned_of() -> None:
     text = RULE.replace("success_rate", "latency_p99").replace('"<"', '">"')
     (warning,) = read(text).warnings
     assert "latency_p99 is meaningless for fewer than 100 executions" in warning
+    assert "rule[0].min_executions: 20 is too few" in warning
     assert not read(text + "min_executions = 100").warnings
 
 
