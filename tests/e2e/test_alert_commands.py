@@ -65,7 +65,7 @@ node = "pay"
 count = 40
 errors = 20
 [[test.message]]
-at = "10s"
+at = "0s"
 to = "ops"
 contains = ["error rate 50.0 %"]
 body = { attachments = [{ color = "#f57c00" }] }
@@ -298,7 +298,7 @@ def test_bodies_are_shown_as_receivers_would_get_them(tmp_path: Path) -> None:
     shell, file = Shell(), tmp_path / "a.test.toml"
     file.write_text(BODIES)
     text = shell("rules", "test", str(file), "--bodies")
-    first, line, body = text.partition("      10s ops firing, 1 alert\n")
+    first, line, body = text.partition("      0s ops firing, 1 alert\n")
     assert (first, bool(line)) == ("ok    receivers are notified\n", True)
     body, _, last = body.rpartition("\n1 of ")
     assert json.loads(body)["text"].startswith(
