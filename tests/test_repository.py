@@ -9,6 +9,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -119,16 +120,66 @@ def test_a_check_of_the_configuration_imports_no_http_server() -> None:
     assert (done.stdout, done.stderr) == ("None False\n", "")
 
 
-def test_importing_the_client_brings_no_third_party_module_and_no_thread() -> None:
-    code = (
-        "import sys, threading; before = set(sys.modules); import kaywatch;"
-        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
-        "print(sorted(new - set(sys.stdlib_module_names)), threading.active_count(),"
-        "sorted(new & {'socket', 'asyncio', 'logging', 'inspect'}))"
+def run_code(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    assert done.stdout == "['kaywatch'] 1 []\n"
+
+def test_importing_the_client_imports_nothing_else_and_starts_no_thread() -> None:
+    output = run_code("""
+        import sys
+        before = set(sys.modules)
+        import kaywatch
+        print(sorted(set(sys.modules) - before))
+        import threading
+        print(threading.active_count())
+    """)
+
+    assert output == "['atexit', 'kaywatch', 'kaywatch._early']\n1\n"
+
+
+def test_using_the_client_imports_no_third_party_module_and_starts_no_thread() -> None:
+    output = run_code("""
+        import sys, threading
+        before = set(sys.modules)
+        import kaywatch
+        kaywatch.count, kaywatch.execution, kaywatch.configure
+        new = {m.split(".")[0] for m in set(sys.modules) - before}
+        print(sorted(new - set(sys.stdlib_module_names)), threading.active_count())
+        print(sorted(new & {"socket", "asyncio", "logging", "inspect"}))
+    """)
+
+    assert output == "['kaywatch'] 1\n[]\n"
+
+
+def test_what_interrupts_the_first_use_of_the_client_is_recorded_after_it() -> None:
+    """A finalizer or signal handler may run in the midst of the import."""
+    output = run_code("""
+        import sys
+        import kaywatch
+
+        class Interruption:
+            def find_spec(self, name, path=None, target=None):
+                if name == "kaywatch.recorder":
+                    kaywatch.observe("size", 3, kind="early")
+                    with kaywatch.execution("g", "early"):
+                        pass
+
+        sys.meta_path.insert(0, Interruption())
+        kaywatch.count("calls")
+        kaywatch.flush(1)
+        from kaywatch._process import process
+        names = [key[1] for key in process.recorder.points_table.keys.values()]
+        print(names, list(process.recorder.series_table.keys.values()))
+        print(kaywatch.client_stats()["recorded"])
+    """)
+
+    assert output == "['size', 'calls'] [('g', 'early')]\n3\n"
 
 
 def test_the_example_configuration_names_every_key_with_its_default() -> None:

@@ -6,7 +6,6 @@ library; the thread, the socket and msgpack come with the first event.
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import sys
@@ -354,9 +353,6 @@ def _program() -> str:
 
 
 process: Final = Process(settings_from_environment())
-# Exit handlers run in reverse order. Those that the application registers from now on
-# may still record something after the call that `call_before_exit` registers.
-atexit.register(process.end_last)
 
 configure: Final = process.configure
 flush: Final = process.flush

@@ -99,6 +99,25 @@ def test_batches_are_split_for_the_packet_limit_of_a_broker(line: str) -> None:
         assert client["dropped"] == {}
 
 
+def test_at_an_exit_the_agent_says_what_a_broker_with_a_limit_has_delivered() -> None:
+    """An exit has two seconds, and a commit that nobody confirms counts after three."""
+    with (
+        run_broker("mosquitto", "message_size_limit 100000") as broker,
+        agent_at(broker) as agent,
+    ):
+        agent.run(
+            "import logging, sys\nlogging.basicConfig(stream=sys.stdout)\n"
+            "from kaywatch._send import session\nsession.COMMIT_TIMEOUT = 1_000.0\n"
+            "import kaywatch\nkaywatch.configure(exit_timeout=30)\n"
+            + RECORD.replace("print(kaywatch.flush(20))", ""),
+            "12000",
+        )
+
+        assert agent.executions() == {"n": 12_000}
+        (client,) = agent.clients()
+        assert (client["state"], client["dropped"]) == ("ended", {})
+
+
 def test_a_broker_that_knows_311_alone_is_spoken_to_in_it(mosquitto: Broker) -> None:
     with (
         both_ways(mosquitto, only_old=True) as (near, far),

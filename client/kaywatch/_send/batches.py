@@ -10,7 +10,6 @@ from kaywatch import wire
 from kaywatch._send.buffer import DEFAULT_BYTES, Buffer, EncodedBatch
 from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.packer import BatchContent, Packer
-from kaywatch._send.splitting import split
 from kaywatch.recorder import Recorder
 
 __all__ = ["Batches"]
@@ -122,6 +121,8 @@ class Batches:
 
     def _split(self, batch: EncodedBatch, largest: int) -> Iterator[EncodedBatch]:
         """Yield a batch in parts, under the numbers that follow the present one."""
+        from kaywatch._send.splitting import split  # only those with a broker need it
+
         head = wire.decode(batch.message)
         sections = {key: head.pop(key) for key in wire.SECTIONS if key in head}
         room = largest - MAX_NUMBER_GROWTH

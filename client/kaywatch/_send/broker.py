@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMES",
-    "AgentStatus",
     "Broker",
     "PacketLimit",
     "MqttVersion",
@@ -127,14 +125,6 @@ class Broker:
         except OSError as error:  # ssl.SSLError is one
             raise ConfigurationError(f"cannot use {files}: {error}") from None
         return context
-
-
-class AgentStatus(Enum):
-    """What a broker reports about the agent."""
-
-    AWAY = auto()
-    HERE = auto()  # retained by the broker from before we connected
-    ARRIVED = auto()  # just now
 
 
 class MqttVersion:

@@ -8,9 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
-from kaywatch._send import broker as _broker
 from kaywatch._send.problems import unreachable
 from kaywatch._send.transport import (
     Refused,
@@ -18,10 +16,15 @@ from kaywatch._send.transport import (
     UnixTransport,
     candidates,
     check_unix,
+    scheme_of,
 )
 from kaywatch.errors import ConfigurationError
 
 __all__ = ["check_endpoint", "check_usable", "connector", "finish_imports"]
+
+# Those of `kaywatch._send.broker`, which takes as long to import as all the rest, and
+# only some processes need it.
+_BROKERS: Final = ("mqtt", "mqtts")
 
 EXAMPLES: Final = (
     "unix:///run/kaywatch/ingest.sock, or mqtt://host:1883/kaywatch with a broker"
@@ -38,14 +41,17 @@ def check_endpoint(endpoint: str, environment: Mapping[str, str] = os.environ) -
     Raises:
         ConfigurationError: no client could send to it.
     """
-    scheme = _scheme(endpoint)
+    scheme = scheme_of(endpoint)
     if scheme == "unix":
         check_unix(endpoint)
-    elif scheme in _broker.SCHEMES:
-        _broker.from_environment(endpoint, environment)
+        return
+    from kaywatch._send import broker
+
+    if scheme in _BROKERS:
+        broker.from_environment(endpoint, environment)
     else:
         raise ConfigurationError(
-            f"endpoint {_broker.without_secret(endpoint)!r}: unknown scheme"
+            f"endpoint {broker.without_secret(endpoint)!r}: unknown scheme"
             f" {scheme!r}; expected {EXAMPLES}"
         )
 
@@ -61,7 +67,7 @@ def check_usable(endpoint: str, environment: Mapping[str, str] = os.environ) -> 
         ConfigurationError: this process could not send to it.
     """
     check_endpoint(endpoint, environment)
-    if _scheme(endpoint) in _broker.SCHEMES and not _has_paho():
+    if scheme_of(endpoint) in _BROKERS and not _has_paho():
         raise ConfigurationError(
             "sending over MQTT needs paho-mqtt: pip install 'kaywatch[mqtt]'"
         )
@@ -82,7 +88,7 @@ def connector(endpoint: str | None, client: bytes) -> Callable[[], Transport]:
         # It is from the environment, and must not stop the application.
         problem = str(error)
         return lambda: _fail(problem)
-    if _scheme(endpoint) == "unix":
+    if scheme_of(endpoint) == "unix":
         return lambda: _first_socket(endpoint)
     return _broker_connector(endpoint, client)
 
@@ -99,9 +105,9 @@ def finish_imports() -> None:
 
 
 def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
-    broker = _broker.from_environment(endpoint)
-    version = _broker.MqttVersion()
-    limit = _broker.PacketLimit()
+    from kaywatch._send.broker import MqttVersion, PacketLimit, from_environment
+
+    broker, version, limit = from_environment(endpoint), MqttVersion(), PacketLimit()
 
     def connect() -> Transport:
         # Here and not above, so that the sender's thread imports paho-mqtt and not the
@@ -128,13 +134,6 @@ def _first_socket(endpoint: str | None) -> Transport:
 
 def _fail(problem: str) -> Transport:
     raise Refused(problem)
-
-
-def _scheme(endpoint: str) -> str:
-    try:
-        return urlsplit(endpoint).scheme
-    except ValueError:
-        return ""
 
 
 def _has_paho() -> bool:

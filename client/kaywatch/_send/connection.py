@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -31,10 +31,6 @@ from kaywatch._send.transport import Refused, RetryAtOnce, Transport
 __all__ = ["AgentConnection"]
 
 log = logging.getLogger("kaywatch")
-
-# Not the module's functions: they would change the random numbers of an application
-# that has seeded them.
-_random: Final = random.SystemRandom()
 
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # checking for a missing socket file costs microseconds
@@ -71,8 +67,16 @@ class Backoff:
         if isinstance(error, Refused):
             self.delay = RETRY_LASTING
         # Jitter, so that not all clients connect to a restarted agent at once.
-        self._due_at = now + self.delay * _random.uniform(0.5, 1.0)
+        self._due_at = now + self.delay * (0.5 + _random() / 2)
         self.delay = max(self.delay, min(self.delay * 2, RETRY_MAX))
+
+
+def _random() -> float:
+    """Return a number from 0 to 1, which is not of the application's generator.
+
+    The application may have seeded that one, and would get other numbers.
+    """
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 class AgentConnection:

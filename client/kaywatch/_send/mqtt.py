@@ -23,8 +23,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kaywatch import wire
-from kaywatch._send.broker import AgentStatus, Broker, MqttVersion, PacketLimit
-from kaywatch._send.transport import Refused, RetryAtOnce, poll
+from kaywatch._send import splitting  # noqa: F401 - see `finish_imports`
+from kaywatch._send.broker import Broker, MqttVersion, PacketLimit
+from kaywatch._send.transport import AgentStatus, Refused, RetryAtOnce, poll
 
 __all__ = ["MqttTransport"]
 

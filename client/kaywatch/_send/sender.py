@@ -1,17 +1,17 @@
 """The one background thread: drives the connection and serves calls of `flush`.
 
-It shares no lock with the application: the hot path wakes the thread through a socket
-and a SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
+It shares no lock with the application: the hot path wakes the thread through a socket,
+and requests are in a deque. Both may be re-entered from finalizers and signal handlers.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from signal import raise_signal  # imported before `kaywatch._exits` wraps it
 from typing import Final
@@ -61,7 +61,7 @@ class Sender:
         self._recorder = recorder
         self._prepare_exit = prepare_exit
         self._schedule = FlushSchedule(time.monotonic())
-        self._requests: queue.SimpleQueue[FlushRequest] = queue.SimpleQueue()
+        self._requests: deque[FlushRequest] = deque()
         self._pipe = SelfPipe()
         self._thread: threading.Thread | None = None
         self._driving = threading.Lock()  # held while stepping the connection
@@ -161,7 +161,7 @@ class Sender:
 
     def _request(self, timeout: float, stop: bool) -> bool:
         request = FlushRequest(time.monotonic() + timeout, stop)
-        self._requests.put(request)
+        self._requests.append(request)
         self._pipe.notify()
         # The thread watches the deadline itself; the margin is for its last step.
         while time.monotonic() < request.deadline + 0.5:
@@ -192,7 +192,7 @@ class Sender:
             if request is None:
                 self._flush_when_due(schedule)
             elif not self._serve(request, paused):
-                self._requests.put(request)  # for the next driver
+                self._requests.append(request)  # for the next driver
             elif request.stop:
                 return
             else:
@@ -201,8 +201,8 @@ class Sender:
 
     def _next_request(self) -> FlushRequest | None:
         try:
-            return self._requests.get_nowait()
-        except queue.Empty:
+            return self._requests.popleft()
+        except IndexError:
             return None
 
     def _terminate(self) -> None:

@@ -9,14 +9,13 @@ between client and agent makes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from kaywatch import wire
 from kaywatch._send.batches import Batches
-from kaywatch._send.broker import AgentStatus
 from kaywatch._send.buffer import EncodedBatch
+from kaywatch._send.transport import AgentStatus
 
 __all__ = ["AgentHistory", "BrokeredSession", "ClientSession", "MessageError"]
 
@@ -28,7 +27,7 @@ STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another conne
 # agent is greeted again; the wait doubles after each greeting that brings no ack.
 PATIENCE_MIN: Final = 5.0
 PATIENCE_MAX: Final = 60.0
-COMMIT_TIMEOUT: Final = 3.0  # after which the agent has committed the received batches
+COMMIT_TIMEOUT: Final = 3.0  # after which received batches count as committed
 EAGER: Final = 1.0  # seconds after a greeting during which its answer is polled for
 
 # The limit of what a broker holds for one client while the agent is away or slow. With
@@ -41,7 +40,6 @@ USAGE_INTERVAL: Final = 10.0  # as often as the agent samples processes on its h
 _LASTING: Final = (wire.ErrorCode.UNSUPPORTED_VERSION, wire.ErrorCode.FORBIDDEN)
 
 
-@dataclass
 class AgentHistory:
     """What outlives a connection.
 
@@ -50,8 +48,9 @@ class AgentHistory:
         reached: whether an agent ever answered; one that is absent may be restarting.
     """
 
-    greetings: int = 0
-    reached: bool = False
+    def __init__(self, reached: bool = False) -> None:
+        self.greetings = 0
+        self.reached = reached
 
 
 class MessageError(NamedTuple):
@@ -67,7 +66,7 @@ class MessageError(NamedTuple):
 
 
 class Greeting(Enum):
-    """The state of the hello."""
+    """The state of a hello, or of a flush."""
 
     DUE = auto()
     SENT = auto()
@@ -109,7 +108,9 @@ class ClientSession:
         message = wire.decode(data)
         self._progress_at = now
         kind = message.get("type")
-        if kind == "ack":
+        if kind == "ack" and message.get("client") == b"":
+            self._handle_commit()
+        elif kind == "ack":
             self._handle_ack(int(message["seq"]), message.get("greeting"), now)
         elif kind == "resend":
             self._handle_resend()
@@ -204,6 +205,9 @@ class ClientSession:
             self._batches.buffer.reject(message["seq"])
         return error
 
+    def _handle_commit(self) -> None:
+        """Do nothing: a stream asks for no such answer."""
+
     def _handle_resend(self) -> None:
         """Do nothing: a stream loses no batch."""
 
@@ -226,6 +230,8 @@ class BrokeredSession(ClientSession):
         self._acked_at = now  # the last ack of a batch, or when none was due
         self._usage_sent_at = -USAGE_INTERVAL
         self._first_answer_at = math.inf  # to a hello of this connection
+        self._commit_state: Greeting | None = None  # of a flush
+        self._decisive = math.inf  # the greeting whose answer shows what is missing
 
     def advance(self, now: float, backlog: int) -> None:
         """Greet the agent again when an ack is overdue or it asked for batches."""
@@ -243,6 +249,14 @@ class BrokeredSession(ClientSession):
         self._greeting = Greeting.DUE
         self._regreet = False
         self._flushed = -1
+
+    def next_message(self, now: float, largest: int, urgent: bool) -> bytes | None:
+        """Return the next message to send, None for none at the moment."""
+        message = super().next_message(now, largest, urgent)
+        if message is None and self._greeted and self._commit_state is Greeting.DUE:
+            self._commit_state = Greeting.SENT
+            message = wire.flush()
+        return message
 
     def is_busy(self, now: float, backlog: int) -> bool:
         """Return whether to poll the transport before the next flush."""
@@ -292,18 +306,27 @@ class BrokeredSession(ClientSession):
         return super()._next_batch(now, largest)
 
     def _is_missing(self, batch: EncodedBatch, now: float) -> bool:
-        """Return whether the agent cannot have a batch; if unknown, ask it again.
+        """Return whether the agent cannot have a batch; if unknown, ask it.
 
         The broker delivers messages in order: what it accepted before this connection
-        reached the agent before our first hello, and is committed within seconds.
+        reached the agent before our first hello. The agent answers a flush without a
+        client once all of that is committed. The answer to the next hello then shows
+        what it has. If the answer to the flush is lost, the commit gets some seconds.
         """
         if batch.seq > self._batches.buffer.last_sent:
             return True
-        due_at = self._first_answer_at + COMMIT_TIMEOUT
-        if self._greeted_at < due_at:
-            self._regreet = self._regreet or now >= due_at
-            return False
-        return True
+        if self._history.greetings >= self._decisive:
+            return True
+        if self._commit_state is None:
+            self._commit_state = Greeting.DUE
+        if now >= self._first_answer_at + COMMIT_TIMEOUT:
+            self._handle_commit()
+        return False
+
+    def _handle_commit(self) -> None:
+        if self._decisive == math.inf:
+            self._decisive = self._history.greetings + 1
+            self._regreet = True
 
     def _handle_ack(self, seq: int, greeting: Any, now: float) -> None:
         if self._first_answer_at == math.inf and self._is_answer(greeting):

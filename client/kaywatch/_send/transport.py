@@ -8,14 +8,14 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from enum import Enum, auto
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
-from kaywatch._send.broker import AgentStatus
 from kaywatch.errors import ConfigurationError
 from kaywatch.wire import MAX_FRAME
 
 __all__ = [
+    "AgentStatus",
     "Refused",
     "RetryAtOnce",
     "Transport",
@@ -23,6 +23,7 @@ __all__ = [
     "candidates",
     "check_unix",
     "poll",
+    "scheme_of",
 ]
 
 SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
@@ -37,6 +38,14 @@ class RetryAtOnce(ConnectionError):
 
 class Refused(ConnectionError):
     """The broker or agent denies access until a configuration is changed."""
+
+
+class AgentStatus(Enum):
+    """What a broker reports about the agent."""
+
+    AWAY = auto()
+    HERE = auto()  # retained by the broker from before we connected
+    ARRIVED = auto()  # just now
 
 
 class Transport(Protocol):
@@ -69,20 +78,38 @@ class Transport(Protocol):
         """Close the connection. Idempotent."""
 
 
+def scheme_of(endpoint: str) -> str:
+    """Return the scheme of a URL, such as `unix`; empty without one.
+
+    The module `urllib.parse` would take longer to import than the whole client.
+    """
+    scheme, colon, _ = endpoint.strip().partition(":")
+    return scheme.lower() if colon else ""
+
+
+def _split_unix(endpoint: str) -> tuple[str, str]:
+    """Return the host, which has to be empty, and the path."""
+    rest = endpoint.strip().partition(":")[2]
+    if not rest.startswith("//"):
+        return "", rest
+    host, slash, path = rest[2:].partition("/")
+    return host, slash + path
+
+
 def check_unix(endpoint: str) -> str:
     """Return a UNIX socket's endpoint once it is validated.
 
     Raises:
         ConfigurationError: the endpoint is invalid.
     """
-    parts = urlsplit(endpoint)
-    if parts.scheme != "unix":
+    scheme = scheme_of(endpoint)
+    if scheme != "unix":
         raise ConfigurationError(
-            f"endpoint {endpoint!r}: unknown scheme {parts.scheme!r};"
+            f"endpoint {endpoint!r}: unknown scheme {scheme!r};"
             " expected unix:///run/kaywatch/ingest.sock"
         )
-    path = parts.path
-    if parts.netloc or not path.startswith("/"):
+    host, path = _split_unix(endpoint)
+    if host or not path.startswith("/"):
         raise ConfigurationError(
             f"endpoint {endpoint!r}: the path must be absolute,"
             " as in unix:///run/kaywatch/ingest.sock (three slashes)"
@@ -98,7 +125,7 @@ def check_unix(endpoint: str) -> str:
 def candidates(endpoint: str | None) -> Iterator[str]:
     """Yield the socket paths to try, in order of preference."""
     if endpoint is not None:
-        yield urlsplit(endpoint).path
+        yield _split_unix(endpoint)[1]
         return
     yield SYSTEM_SOCKET
     # The agent falls back to the same folder: pam_systemd(8) creates it also for shells

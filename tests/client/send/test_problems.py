@@ -173,7 +173,7 @@ print("runs", flush=True)
 
 TYPOS = [
     ("KAYWATCH_ENDPOINT", "unxi:///run/kaywatch.sock", "unknown scheme 'unxi'"),
-    ("KAYWATCH_ENDPOINT", "unix://[", "unknown scheme ''"),
+    ("KAYWATCH_ENDPOINT", "unix://[", "the path must be absolute"),
     ("KAYWATCH_ENDPOINT", "unix://run/kaywatch.sock", "three slashes"),
     ("KAYWATCH_ENDPOINT", "mqtt://:1", "the host is missing"),
     ("KAYWATCH_ENDPOINT", "mqtts://host:99999/x", "the port is not"),

@@ -10,7 +10,6 @@ import pytest
 
 from kaywatch import wire
 from kaywatch._send.batches import Batches
-from kaywatch._send.broker import AgentStatus
 from kaywatch._send.connection import AgentConnection
 from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.session import (
@@ -21,7 +20,7 @@ from kaywatch._send.session import (
     USAGE_INTERVAL,
     WINDOW_BATCHES,
 )
-from kaywatch._send.transport import Refused, RetryAtOnce
+from kaywatch._send.transport import AgentStatus, Refused, RetryAtOnce
 from kaywatch.recorder import Recorder
 
 IDENTITY = ClientIdentity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
@@ -33,6 +32,7 @@ class ScriptedAgent:
     def __init__(self) -> None:
         self.absent = False
         self.greets = True
+        self.commits = False  # when it is asked to
         self.behind_broker = False
         self.largest = wire.MAX_FRAME
         self.committed = 0
@@ -63,6 +63,12 @@ class ScriptedTransport:
     def send(self, message: bytes) -> None:
         decoded = wire.decode(message)
         self.sent.append(decoded)
+        if (
+            decoded["type"] == "flush"
+            and self.agent.commits
+            and "client" not in decoded
+        ):
+            self.replies.append(wire.ack(0, b""))
         if decoded["type"] == "hello" and self.agent.greets:
             number = decoded["greeting"] if self.lossy else 0
             committed = self.agent.committed
@@ -546,25 +552,46 @@ def test_batch_too_large_for_the_broker_is_split(
     assert session.batches.buffer.events == 4_000
 
 
+@pytest.mark.parametrize("commits", [True, False], ids=["answered", "unanswered"])
 def test_a_batch_that_was_sent_is_split_once_the_agent_cannot_have_it(
-    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent, commits: bool
 ) -> None:
+    broker.commits = commits
     record(recorder, 2_000)
     session.step(0.0)
     assert broker.last.batches() == [1]
     session.abandon()  # the broker closed the connection after batch 1
     broker.largest = 10_000
     session.step(10.0)
-    session.step(11.0)
-    assert broker.last.batches() == []  # a commit may be under way
-
-    session.step(20.0)
-    session.step(21.0)
+    session.step(10.1)
+    if not commits:
+        session.step(11.0)
+        assert broker.last.batches() == []  # a commit may be under way
+        session.step(20.0)
+        session.step(20.1)
 
     kinds = [message["type"] for message in broker.last.sent]
-    assert kinds[:2] == ["hello", "hello"]
+    assert kinds[:3] == ["hello", "flush", "hello"]
     assert len(broker.last.batches()) > 1
     assert sum(map(executions, broker.last.sent)) == 2_000
+
+
+def test_a_batch_that_is_committed_meanwhile_is_not_split(
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder, 2_000)
+    session.step(0.0)
+    session.abandon()
+    broker.largest = 10_000
+    session.step(10.0)
+    assert broker.last.sent[-1]["type"] == "flush"
+    broker.committed = 1  # as the answer to the second hello says
+    broker.last.replies.append(wire.ack(0, b""))
+    session.step(10.1)
+    session.step(10.2)
+
+    assert sum(map(executions, broker.last.sent)) == 0
+    assert session.batches.buffer.acked_events == 2_000
 
 
 def test_a_batch_that_the_agent_has_is_not_split(
