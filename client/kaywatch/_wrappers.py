@@ -16,11 +16,11 @@ import inspect
 import logging
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import CoroutineType, FunctionType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from kaywatch._inline import can_inline, inline
+from kaywatch._inline import Calls, can_inline, inline
 
 __all__ = [
     "Function",
@@ -92,11 +92,16 @@ class Hooks(NamedTuple, Generic[S]):
         leave: receives that state, the result, and the exception that left the call,
             if any. Neither hook may raise an Exception.
         pick: returns the argument for `enter` from those of the call.
+        gate: while this container is empty, a wrapper may skip `enter`, and `leave`
+            unless there is an error. The state is then the object.
+        only_none: a wrapper may call `leave` only if the call returns None.
     """
 
     enter: Callable[[Any, Any], S | None]
     leave: Callable[[S, Any, BaseException | None], None] = _ignore
     pick: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first
+    gate: Hashable = None
+    only_none: bool = False
 
     def wrap(self, function: FunctionType, *, awaited: bool = False) -> Function:
         """Return the wrapper of a plain function or a coroutine function.
@@ -111,11 +116,12 @@ class Hooks(NamedTuple, Generic[S]):
             return seal(self._deferred(function), function)
         parameter = _PARAMETERS.get(self.pick)
         if parameter is not None and can_inline(function, parameter):
-            return seal(inline(function, parameter, self.enter, self.leave), function)
+            calls = Calls(self.enter, self.leave, self.gate, self.only_none)
+            return seal(inline(function, parameter, calls), function)
         return seal((self._any_async if waits else self._any)(function), function)
 
     def _any(self, original: Function) -> Function:
-        enter, leave, pick = self
+        enter, leave, pick = self.enter, self.leave, self.pick
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             state = enter(self, pick(args, kwargs))
@@ -132,7 +138,7 @@ class Hooks(NamedTuple, Generic[S]):
         return call
 
     def _any_async(self, original: Function) -> Function:
-        enter, leave, pick = self
+        enter, leave, pick = self.enter, self.leave, self.pick
 
         async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             state = enter(self, pick(args, kwargs))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping
-from itertools import count
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Protocol
 
 from kaywatch._names import NameFolder
 from kaywatch._pending import EventBuffers
 from kaywatch._run_ids import RunIds
+from kaywatch._tables import MAX_SERIES, Numbered, Revisits
 
 __all__ = [
     "Failure",
@@ -27,22 +27,11 @@ __all__ = [
     "Topology",
 ]
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-# Distinct (graph, node) pairs and custom metrics of one process; later ones are
-# folded into `__other__` of their graph. A graph built per request with a fresh name
-# each time would otherwise fill the application's memory.
-MAX_SERIES: Final = 5_000
 OTHER: Final = "__other__"
 
 # Failures whose details are kept between two batches; all failures are counted.
 MAX_FAILURES: Final = 100
 MAX_RETRIED: Final = 50  # the others are for failures that no retry answered
-
-# Entries for nodes that runs revisited, between two batches. A node gets another entry
-# only when a run revisited it more often than any run before.
-MAX_REVISITS: Final = 2 * MAX_SERIES
 
 ErrorKey = tuple[str, str]  # (exception's type, phase)
 Labels = tuple[tuple[str, str], ...]
@@ -137,80 +126,29 @@ class Series:
     Attributes:
         graph: the graph's name, empty outside any graph.
         node: the node's name.
+        number: its number in the table, for the visits in `Recorder.pending`.
         record: `record(seconds, outcome=0, attempts=1, action="default", error=None)`
             records one execution that ends now. Never raises, blocks or does I/O.
-        number: its number in the table, for `Recorder.phased`.
+        record_plain: `record_plain(seconds)` does the same with those defaults, for
+            less.
     """
 
-    __slots__ = ("graph", "node", "number", "points", "record")
+    __slots__ = ("graph", "node", "number", "points", "record", "record_plain")
 
-    def __init__(self, graph: str, node: str, number: int, record: Execute) -> None:
+    def __init__(
+        self,
+        graph: str,
+        node: str,
+        number: int,
+        record: Execute,
+        record_plain: Callable[[float], None],
+    ) -> None:
         self.graph = graph
         self.node = node
         self.number = number
         self.record = record
+        self.record_plain = record_plain
         self.points: dict[object, Callable[[float], None]] = {}
-
-
-class Numbered(Generic[K, V]):
-    """Objects made by key, each with the number that it has in the table on the wire.
-
-    Attributes:
-        keys: by number, from 0 without gaps.
-        made: by key.
-        folded: keys that exceeded the limit.
-    """
-
-    def __init__(self) -> None:
-        self.keys: dict[int, K] = {}
-        self.made: dict[K, V] = {}
-        self.folded = 0
-        self._numbers = count()
-
-    def add(self, key: K, make: Callable[[int], V]) -> V:
-        """Add `make(number)` under a new key and return it.
-
-        No lock: of two threads that add the same key, one loses setdefault and leaves
-        a number that nothing refers to.
-        """
-        number = next(self._numbers)
-        self.keys[number] = key
-        return self.made.setdefault(key, make(number))
-
-
-class Revisits:
-    """The nodes that ended runs visited more than once, until a batch takes them.
-
-    Attributes:
-        left_out: entries that exceeded the limit.
-    """
-
-    def __init__(self) -> None:
-        self.left_out = 0
-        self._nodes: list[tuple[str, str, int]] = []  # (graph, node, visits)
-        self._most: dict[tuple[str, str], int] = {}  # the most visits in `_nodes`
-
-    def add(self, graph: str, counts: Mapping[str, int]) -> None:
-        """Keep the visits of a run that ended, where they exceed those kept before.
-
-        Two threads may both add an entry for a node; the larger one counts.
-        """
-        most = self._most
-        for node, visits in counts.items():
-            key = graph, node
-            if visits > most.get(key, 1):
-                most[key] = visits
-                if len(self._nodes) < MAX_REVISITS:
-                    self._nodes.append((graph, node, visits))
-                else:
-                    self.left_out += 1
-
-    def take(self) -> list[tuple[str, str, int]]:
-        """Return all (graph, node, visits) added since the last call."""
-        taken = self._nodes[:]
-        del self._nodes[: len(taken)]
-        self._most.clear()
-        return taken
 
 
 class Recorder:
@@ -275,9 +213,12 @@ class Recorder:
             table.folded += 1
             has_room = (graph, OTHER) in table.made or len(table.made) < 2 * MAX_SERIES
             return self.series(graph if has_room else OTHER, OTHER)
-        return table.add(
-            key, lambda number: Series(graph, node, number, self._execute(number))
-        )
+
+        def make(number: int) -> Series:
+            record, record_plain = self._execute(number), self._execute_plain(number)
+            return Series(graph, node, number, record, record_plain)
+
+        return table.add(key, make)
 
     def point(
         self,
@@ -392,9 +333,7 @@ class Recorder:
     # -- hot: closures over local names, which Python looks up fastest -------------
 
     def _execute(self, number: int) -> Execute:
-        events = self.pending.executions
-        pending, watermark, is_full = events.flat, events.watermark, events.is_full
-        extend, now = pending.extend, time.time
+        record_event, now = self.pending.executions.record, time.time
 
         def record(
             seconds: float,
@@ -403,11 +342,21 @@ class Recorder:
             action: str = "default",
             error: ErrorKey | None = None,
         ) -> None:
-            if len(pending) >= watermark[0] and is_full():
-                return
-            extend((number, now(), seconds, outcome, attempts, action, error))
+            record_event((number, now(), seconds, outcome, attempts, action, error))
 
         return record
+
+    def _execute_plain(self, number: int) -> Callable[[float], None]:
+        events = self.pending.plain
+        pending, watermark, is_full = events.flat, events.watermark, events.is_full
+        extend, now = pending.extend, time.time
+
+        def record_plain(seconds: float) -> None:
+            if len(pending) >= watermark[0] and is_full():
+                return
+            extend((number, now(), seconds))
+
+        return record_plain
 
     def _add(self, number: int) -> Callable[[float], None]:
         events = self.pending.points

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from tests.interpreters import VERSIONS, interpreter
 
 from kaywatch import _inline
-from kaywatch._inline import can_inline, inline, pair
+from kaywatch._inline import Calls, can_inline, inline, leave_of, pair
 
 calls: list[tuple[Any, ...]] = []
 
@@ -122,7 +123,7 @@ def test_a_function_does_as_before_and_each_call_is_seen(
 ) -> None:
     owner = Owner()
     expected = outcome(function, owner, argument)
-    hooked = inline(function, 1, enter, leave)
+    hooked = inline(function, 1, Calls(enter, leave))
     calls.clear()
     assert outcome(hooked, owner, argument)[:1] == expected[:1]
     entered, *left = calls
@@ -140,7 +141,7 @@ def test_a_function_does_as_before_and_each_call_is_seen(
 def test_every_instruction_keeps_its_position() -> None:
     for function in [*FUNCTIONS, long()]:
         before = [i.positions for i in dis.get_instructions(function)]
-        hooked = inline(function, 1, enter, leave)
+        hooked = inline(function, 1, Calls(enter, leave))
         after = iter([i.positions for i in dis.get_instructions(hooked)])
         assert all(position in after for position in before), function
 
@@ -165,17 +166,73 @@ def test_a_tracer_sees_the_same(function: FunctionType) -> None:
             sys.settrace(before)
         return events
 
-    assert traced(inline(function, 1, enter, leave)) == traced(function)
+    assert traced(inline(function, 1, Calls(enter, leave))) == traced(function)
 
 
 def test_a_state_of_both_arguments_needs_no_call() -> None:
     calls.clear()
-    assert inline(Owner.plain, 1, pair, leave)(1, 2) == 2
+    assert inline(Owner.plain, 1, Calls(pair, leave))(1, 2) == 2
     assert calls == [((1, 2), 2, type(None))]
 
 
+class Gate(set[str]):
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, long()], ids=lambda f: f.__name__)
+def test_behind_a_closed_gate_only_errors_are_seen(function: FunctionType) -> None:
+    owner, gate = Owner(), Gate()
+    expected = outcome(function, owner, "x")
+    hooked = inline(function, 1, Calls(enter, leave, gate))
+    calls.clear()
+    assert outcome(hooked, owner, "x")[:1] == expected[:1]
+    if len(expected) == 1:
+        assert calls == []
+    else:
+        # The state is the object that `enter` would have got.
+        assert calls == [(owner, None, LookupError)]
+        assert outcome(hooked, owner, "x") == expected
+
+    gate.add("open")
+    calls.clear()
+    assert outcome(hooked, owner, "x")[:1] == expected[:1]
+    assert calls[0] == ("enter", owner, "x")
+    assert calls[1][0] == "state"
+
+
+def test_a_gate_that_opens_during_a_call_lets_leave_through() -> None:
+    gate = Gate()
+
+    def opens(self: Any, argument: Any) -> Any:
+        gate.add(argument)
+        return argument
+
+    calls.clear()
+    owner = Owner()
+    assert inline(opens, 1, Calls(enter, leave, gate))(owner, "x") == "x"
+    assert calls == [(owner, "x", type(None))]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, long()], ids=lambda f: f.__name__)
+def test_leave_can_be_for_none_alone(function: FunctionType) -> None:
+    owner = Owner()
+    expected = outcome(function, owner, "x")
+    hooked = inline(function, 1, Calls(pair, leave, only_none=True))
+    calls.clear()
+    assert outcome(hooked, owner, "x")[:1] == expected[:1]
+    assert calls == ([((owner, "x"), None, type(None))] if expected == (None,) else [])
+    assert outcome(hooked, owner, "x") == expected
+
+
+def test_the_code_tells_which_hook_it_calls() -> None:
+    hooked = inline(Owner.plain, 1, Calls(enter, leave, Gate()))
+    assert leave_of(hooked.__code__) is leave
+    assert leave_of(Owner.plain.__code__) is None
+    assert hash(hooked.__code__) == hash(hooked.__code__)
+
+
 def test_a_coroutine_that_is_closed_leaves() -> None:
-    coroutine = inline(Owner.awaits, 1, enter, leave)(Owner(), 1)
+    coroutine = inline(Owner.awaits, 1, Calls(enter, leave))(Owner(), 1)
     coroutine.send(None)
     calls.clear()
     coroutine.close()
@@ -197,11 +254,16 @@ def test_what_cannot_be_inlined() -> None:
 
 # Every function of modules with all kinds of code, in a process of its own.
 PROGRAM = """
-import importlib, importlib.util, sys, types
-spec = importlib.util.spec_from_file_location("inline_", sys.argv[1])
-inlining = sys.modules["inline_"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inlining)
+import importlib, sys, types
+sys.path.insert(0, sys.argv[1])
+from kaywatch import _inline as inlining
 count = [0, 0]
+
+class Gate(set):
+    __hash__ = object.__hash__
+
+kind = sys.argv[2]
+gate = Gate(["open"] if kind == "open" else []) if kind in ("open", "closed") else None
 
 def enter(first, second):
     count[0] += 1
@@ -210,10 +272,12 @@ def enter(first, second):
 def leave(*_):
     count[1] += 1
 
+added = inlining.Calls(enter, leave, gate, kind == "none")
+
 def extend(owner, home):
     for name, value in list(vars(owner).items()):
         if isinstance(value, types.FunctionType) and inlining.can_inline(value, 0):
-            hooked = inlining.inline(value, 0, enter, leave)
+            hooked = inlining.inline(value, 0, added)
             hooked.__dict__.update(vars(value))
             setattr(owner, name, hooked)
         elif isinstance(value, type) and value.__module__ == home:
@@ -241,12 +305,20 @@ async def main():
         return await asyncio.gather(*[asyncio.sleep(0, i) for i in range(3)])
 
 assert asyncio.run(main()) == [0, 1, 2]
-assert count[0] == count[1] > 10_000, count
+entered, left = count
+if kind == "closed":
+    assert entered == 0 < left, count
+elif kind == "none":
+    assert entered > left > 1_000, count
+else:
+    assert entered == left > 10_000, count
 """
 
 
+@pytest.mark.parametrize("kind", ["always", "open", "closed", "none"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_standard_library_does_as_before(version: str) -> None:
-    command = [interpreter(version), "-X", "dev", "-c", PROGRAM, _inline.__file__]
+def test_the_standard_library_does_as_before(version: str, kind: str) -> None:
+    folder = Path(_inline.__file__).parents[1]
+    command = [interpreter(version), "-X", "dev", "-c", PROGRAM, str(folder), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

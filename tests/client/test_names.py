@@ -12,7 +12,8 @@ import pytest
 import kaywatch
 from kaywatch._names import MAX_SIBLINGS, NameFolder
 from kaywatch._send.packer import Packer
-from kaywatch.recorder import MAX_SERIES, Recorder, Topology
+from kaywatch._tables import MAX_SERIES
+from kaywatch.recorder import Recorder, Topology
 from kaywatch.testing import capture
 
 ID = uuid.UUID("8d0ed4c8-ac00-4847-8670-b5fced4236c7")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,8 @@ from tests.flights import Endless, Spinning
 
 from kaywatch import _pending
 from kaywatch import recorder as module
-from kaywatch.recorder import MAX_REVISITS, Failure, Recorder, Topology
+from kaywatch._tables import MAX_REVISITS
+from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch.wire import EXECUTION_COLUMNS, PHASE_COLUMNS, POINT_COLUMNS
 
 PHASED_WIDTH = len(EXECUTION_COLUMNS) + len(PHASE_COLUMNS)
@@ -30,6 +32,21 @@ def test_first_event_starts_the_sender() -> None:
 
     assert asked == ["start"]
     assert len(recorder.pending.executions.flat) == len(EXECUTION_COLUMNS)
+
+
+def test_every_kind_of_event_starts_the_sender() -> None:
+    asked: list[str] = []
+    recorder = Recorder(lambda: asked.append("start"))
+    series = recorder.series("g", "n")
+
+    series.record_plain(0.1)
+    recorder.pending.visits.record((series.number, 2.0, 1.0, 1.2, 1.4, "default"))
+    recorder.point("count", "c", "g", "n")(1)
+    recorder.run_ended("g", 0.1, 0, "error", "n", "", 1)
+
+    assert asked == ["start"] * 4
+    assert len(recorder.pending.plain.flat) == 3
+    assert len(recorder.pending.visits.flat) == 6
 
 
 def test_only_a_full_batch_wakes_a_running_sender(
@@ -167,6 +184,19 @@ def test_fork_discards_the_parents_state() -> None:
     assert recorder.run_ids.prefix != prefix
     record(0.1)
     assert asked == ["start"]
+
+
+def test_events_from_before_a_fork_of_c_code_are_discarded() -> None:
+    recorder = open_recorder()
+    series, now, clock = recorder.series("g", "n"), time.time(), time.perf_counter()
+    for ago in (20.0, 0.0):
+        recorder.pending.visits.record((series.number, clock - ago, 0.0, 0.0, 0.0, ""))
+        recorder.pending.plain.record((series.number, now - ago, 0.5))
+
+    recorder.forget(before=now - 10.0)
+
+    assert recorder.pending.visits.flat[1::6] == [clock]
+    assert recorder.pending.plain.flat[1::3] == [now]
 
 
 def test_only_a_run_with_more_visits_adds_an_entry() -> None:

@@ -5,19 +5,28 @@ execution. A batch calls `_exec` again for each item, and items may run concurre
 each has an `ItemSpan` that counts its own attempts. A thread of a pool has lost the
 context; there the execution is found by the identity of its node. The frameworks' own
 counter, `cur_retry`, is shared by all items and so can't be used.
+
+Nearly every execution is one call of `exec` that succeeds. While there are no others,
+`exec` calls no hooks: `watched_spans` is their gate, which the first error opens.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from threading import get_ident
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from kaywatch import _wrappers
+from kaywatch._inline import leave_of
 from kaywatch._instrument.naming import is_batch
 from kaywatch._spans.details import ItemTiming
 from kaywatch._spans.runs import current_run
-from kaywatch._spans.spans import TRYING, Span, current_span
+from kaywatch._spans.spans import TRYING, Span, current_span, watched_spans
 from kaywatch._wrappers import Hooks
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 __all__ = ["EXEC", "EXEC_LOOP", "EXEC_OVERRIDE", "overrides_loop"]
 
@@ -68,6 +77,7 @@ class ItemSpan(Span):
         except ValueError:
             pass
         self.owner = None
+        watched_spans.discard(self)
         self.pass_on_cost()
         details, seconds = self.ensure_details(), _clock() - self.started
         timing = ItemTiming(details.attempts - 1, details.wait_seconds, seconds)
@@ -139,6 +149,7 @@ def _enter_override(node: Any, _: object) -> Span | None:
     # Made now, while there is only one thread.
     details = span.ensure_details()
     details.is_batch, details.thread = is_batch(node), get_ident()
+    watched_spans.add(span)
     _batches[id(node)] = span
     return span
 
@@ -167,10 +178,12 @@ def _start_attempt(node: Any, _: object) -> Span | None:
         return _open_item(node, None) if _batches else None
     if _batches and _is_in_pool(node, span):
         return _open_item(node, span)
+    if span.failed_at == TRYING:
+        return None
     if span.failed_at:
-        if span.failed_at == TRYING:
-            return None
         span.count_retry()
+    elif _is_within_exec(node):
+        return None
     span.failed_at = TRYING
     return span
 
@@ -185,16 +198,55 @@ def _is_in_pool(node: Any, span: Span) -> bool:
     )
 
 
-def _end_attempt(span: Span, _: object, error: BaseException | None) -> None:
-    # Not any span: of two threads that retry at once, one ends the other's attempt.
-    if span.failed_at != TRYING and type(span) is ItemSpan:  # opened by this very call
+def _end_attempt(state: Any, _: object, error: BaseException | None) -> None:
+    """End an attempt; the state is the node if the gate was closed at its start."""
+    kind = type(state)
+    if kind is not Span and kind is not ItemSpan:
         if error is not None:
-            span.waste_cost()
-        span.close()
+            _record_first_error(state, error)
+    # Not any item: of two threads that retry at once, one ends the other's attempt.
+    elif kind is ItemSpan and state.failed_at != TRYING:  # opened by this very call
+        if error is not None:
+            state.waste_cost()
+        state.close()
     elif error is None:
-        span.failed_at = 0.0
+        state.failed_at = 0.0
     else:
+        state.record_failed_attempt(error)
+
+
+EXEC: Final = Hooks(_start_attempt, _end_attempt, gate=watched_spans)
+
+
+def _record_first_error(node: Any, error: BaseException) -> None:
+    """Record that a node's `exec` failed, before which there was no error."""
+    span = _span()
+    if span is None or span.owner is not node or span.failed_at == TRYING:
+        return
+    if not _is_within_exec(node):
         span.record_failed_attempt(error)
 
 
-EXEC: Final = Hooks(_start_attempt, _end_attempt)
+def _is_within_exec(node: Any) -> bool:
+    """Return whether the node's `exec` calls the present one, as `super().exec()`.
+
+    Only the outermost call is an attempt. It has left no mark if the gate was closed.
+    """
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    frame = frame.f_back if frame is not None else None
+    # Beyond a wrapper with a frame of its own, which always marks an attempt, or beyond
+    # `_exec`, are the calls of other executions.
+    while frame is not None and frame.f_globals is not _FRAMES_OF_WRAPPERS:
+        hook, first = leave_of(frame.f_code), frame.f_code.co_varnames[:1]
+        if hook is _end_attempt:
+            if any(frame.f_locals.get(name) is node for name in first):
+                return True
+        elif hook is not None:
+            return False
+        frame = frame.f_back
+    return False
+
+
+_FRAMES_OF_WRAPPERS: Final = vars(_wrappers)

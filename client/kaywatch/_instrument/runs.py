@@ -22,7 +22,7 @@ from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.details import ItemTiming
 from kaywatch._spans.runs import Run, action_name, current_run
-from kaywatch._spans.spans import Span, current_span
+from kaywatch._spans.spans import Span, current_span, open_span
 from kaywatch._wrappers import Hooks, second, warn_once
 from kaywatch.wire import EndReason
 
@@ -109,7 +109,7 @@ def _open_run(graph: Any, node_class: NodeClass, shared: object) -> GraphRun | N
     span = None
     if looping is not None:
         series = process.recorder.series(looping.graph, name)
-        outer = span = Span(series, looping, outer, graph)
+        outer = span = open_span(series, looping, outer, graph)
         span.notify_started(shared)
     run = GraphRun(name, graph, outer)
     run.opened_by_run = True
@@ -133,10 +133,7 @@ RUN: Final = Hooks(_enter_run, _leave_run)
 def _enter_loop(graph: Any, params: Any) -> GraphRun | None:
     """Enter a graph's loop, in its open run or a new one; None within the loop."""
     try:
-        node_class = _graph_class(graph)
-        run = (
-            _run_of_loop(graph, params, node_class) if node_class is not None else None
-        )
+        run = _run_of_loop(graph, params)
     except Exception:  # noqa: BLE001 - the application continues without us
         warn_once(f"graph {type(graph).__name__}")
         return None
@@ -145,13 +142,16 @@ def _enter_loop(graph: Any, params: Any) -> GraphRun | None:
     return run
 
 
-def _run_of_loop(graph: Any, params: Any, node_class: NodeClass) -> GraphRun | None:
+def _run_of_loop(graph: Any, params: Any) -> GraphRun | None:
     around, outer = _run(), _span()
     if (
         not isinstance(around, GraphRun)
         or around.owner is not graph
         or outer is not around.parent
     ):
+        node_class = _graph_class(graph)
+        if node_class is None:
+            return None
         return GraphRun(topology_reporter.name_of(graph, node_class), graph, outer)
     if around.loop == LOOPING:
         return None
@@ -185,17 +185,11 @@ LOOP: Final = Hooks(_enter_loop, _leave_loop, second)
 def _leave_next_node(
     call: tuple[Any, Any], successor: object, error: BaseException | None
 ) -> None:
+    """Note why the graph's run ends at the node."""
     # Not by its truth: a node's class may define `__len__`.
-    if successor is None and error is None:
-        _set_reason(*call)
-
-
-# Of `get_next_node(node, action)`: if it returns None, the run ends.
-NEXT_NODE: Final = Hooks(pair, _leave_next_node)
-
-
-def _set_reason(graph: Any, node: Any) -> None:
-    """Note why the graph's run ends at `node`."""
+    if successor is not None or error is not None:
+        return
+    graph, node = call
     run = _run()
     if run is None or run.owner is not graph:
         return
@@ -210,6 +204,10 @@ def _set_reason(graph: Any, node: Any) -> None:
             run.available_actions = tuple(map(action_name, actions))
     except Exception:  # noqa: BLE001 - of a property of the application's
         warn_once(f"successors of {type(node).__name__}")
+
+
+# Of `get_next_node(node, action)`: if it returns None, the run ends.
+NEXT_NODE: Final = Hooks(pair, _leave_next_node, only_none=True)
 
 
 def _graph_class(graph: Any) -> NodeClass | None:

@@ -75,9 +75,10 @@ class TopologyReporter:
                 name = entry.names.get(name)
                 if name is None:
                     name = entry.names[node_class.name] = node_name(graph)
-        name = process.recorder.names.graph(name)
         if name not in entry.reported:
-            self._report(name, start, entry)
+            name = process.recorder.names.graph(name)
+            if name not in entry.reported:
+                self._report(name, start, entry)
         return name
 
     def forget(self, start: object) -> None:

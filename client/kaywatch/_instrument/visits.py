@@ -13,7 +13,7 @@ from kaywatch._instrument.naming import NAME, explicit_name, node_classes
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.runs import current_run
-from kaywatch._spans.spans import Span, current_span
+from kaywatch._spans.spans import Span, current_span, open_span
 from kaywatch._wrappers import Hooks, second, warn_once
 from kaywatch.wire import Outcome
 
@@ -34,9 +34,13 @@ def _open(node: Any, shared: object) -> Span | None:
         return None
     try:
         cls = type(node)
-        node_class = _nodes.get(id(cls)) or node_classes.node(cls)
-        if node_class is None:
-            return None
+        try:
+            node_class = _nodes[id(cls)]
+        except KeyError:
+            known = node_classes.node(cls)
+            if known is None:
+                return None
+            node_class = known
         run = _run()
         # Not asked during a run. One that has ended may still be in a task's context.
         if (run is None or run.owner is None) and not process.settings.enabled:
@@ -49,7 +53,7 @@ def _open(node: Any, shared: object) -> Span | None:
             series = node_class.series.get(graph) or node_class.series_in(graph)
         else:
             series = process.recorder.series(graph, name)
-        span = Span(series, run, outer, node)
+        span = open_span(series, run, outer, node)
         if _spans.listener is not None:
             span.notify_started(shared)
     except Exception:  # noqa: BLE001 - the application continues without us

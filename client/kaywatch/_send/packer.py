@@ -10,10 +10,14 @@ started over at any batch once they exceed their limit.
 from __future__ import annotations
 
 import struct
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import sub
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kaywatch import wire
+from kaywatch._pending import VISIT_FIELDS, EventBuffer
 from kaywatch.recorder import OTHER, ExecutionInFlight, Failure, OpenSpan, Recorder
 
 __all__ = ["BatchContent", "Packer"]
@@ -37,8 +41,21 @@ MAX_ATTEMPTS: Final = 65_535  # the largest number that the column can hold
 _UNPACKABLE: Final = (TypeError, ValueError, OverflowError, struct.error)
 
 # Columns whose values are nearly always the same within a batch. One `list.count`, of
-# 10 ns a value, then replaces the packing of every value.
+# 1 ns a value, then replaces the packing of every value.
 _UNIFORM: Final = {"outcome", "attempts", "action", "error", "graph", "reason", "node"}
+
+# The values of the columns for which an event has no field.
+_USUAL: Final[Mapping[str, Any]] = {
+    "outcome": 0,
+    "attempts": 1,
+    "action": "default",
+    "error": None,
+    "wait": 0.0,
+    "items": 0,
+}
+
+# The machine's own order is 1 ns a value faster, and has the sizes of the wire.
+_ORDER: Final = "@" if sys.byteorder == "little" else "<"
 
 
 class BatchContent(NamedTuple):
@@ -101,13 +118,13 @@ class Packer:
         room = {events.section: limit for events in self._recorder.pending}
         packed = unpackable = 0
         for events in self._recorder.pending:
-            name, width = events.section, len(events.columns)
-            flat = _cut(events.flat, room[name] * width)
-            if not flat:
+            name = events.section
+            fields = _cut_fields(events, room[name])
+            if fields is None:
                 continue
-            rows = len(flat) // width
+            rows = _count_rows(fields)
             room[name] -= rows
-            count, columns = self._pack_rows(flat, events.columns)
+            count, columns = self._pack_rows(fields, events.columns)
             packed += count
             unpackable += rows - count
             if count:
@@ -128,43 +145,47 @@ class Packer:
     # -- columns -------------------------------------------------------------------
 
     def _pack_rows(
-        self, flat: list[Any], columns: Mapping[str, str]
+        self, fields: dict[str, list[Any]], columns: Mapping[str, str]
     ) -> tuple[int, dict[str, bytes]]:
         """Pack all rows, or those whose values fit the columns; return their number."""
-        width = len(columns)
         try:
-            return len(flat) // width, self._columns(flat, columns)
+            return _count_rows(fields), self._columns(fields, columns)
         except _UNPACKABLE:
-            valid: list[Any] = []
-            for start in range(0, len(flat), width):
-                row = flat[start : start + width]
-                try:
-                    self._columns(row, columns)
-                except _UNPACKABLE:
-                    continue
-                valid.extend(row)
-            packed = self._columns(valid, columns) if valid else {}
-            return len(valid) // width, packed
+            pass
+        valid: dict[str, list[Any]] = {name: [] for name in fields}
+        for row in zip(*fields.values(), strict=True):
+            try:
+                one = {name: [v] for name, v in zip(fields, row, strict=True)}
+                self._columns(one, columns)
+            except _UNPACKABLE:
+                continue
+            for values, value in zip(valid.values(), row, strict=True):
+                values.append(value)
+        count = _count_rows(valid)
+        return count, self._columns(valid, columns) if count else {}
 
-    def _columns(self, flat: list[Any], columns: Mapping[str, str]) -> dict[str, bytes]:
-        width = len(columns)
+    def _columns(
+        self, fields: Mapping[str, list[Any]], columns: Mapping[str, str]
+    ) -> dict[str, bytes]:
+        """Return the columns of events that have these fields."""
+        rows = _count_rows(fields)
+        if "exec_started" in fields:
+            fields = _durations(fields)
         return {
-            name: self._column(name, typecode, flat[position::width])
-            for position, (name, typecode) in enumerate(columns.items())
+            name: self._column(name, typecode, fields.get(name) or [_USUAL[name]], rows)
+            for name, typecode in columns.items()
         }
 
-    def _column(self, name: str, typecode: str, values: list[Any]) -> bytes:
-        if name not in _UNIFORM:
-            return _pack(typecode, values)
-        count = len(values)
-        if values.count(values[0]) == count:
-            del values[1:]
+    def _column(self, name: str, typecode: str, values: list[Any], rows: int) -> bytes:
+        """Return a column; one value stands for all rows."""
+        if name in _UNIFORM and values.count(values[0]) == len(values):
+            values = values[:1]
         table = self._tables.get(name)
         if table is not None:
             values = [table[value] for value in values]
         elif name == "attempts":
             values = [min(value, MAX_ATTEMPTS) for value in values]
-        return _pack(typecode, values) * (count // len(values))
+        return _pack(typecode, values) * (rows // len(values))
 
     # -- lists -----------------------------------------------------------------------
 
@@ -328,14 +349,51 @@ def _cut(pending: list[Any], limit: int) -> list[Any]:
     return taken
 
 
+def _cut_fields(events: EventBuffer, limit: int) -> dict[str, list[Any]] | None:
+    """Take the oldest `limit` events, as the values of each field; None without any."""
+    flat, width = events.flat, len(events.fields)
+    size = min(len(flat) // width, limit) * width
+    if not size:
+        return None
+    fields = {
+        name: flat[position:size:width] for position, name in enumerate(events.fields)
+    }
+    del flat[:size]  # as in `_cut`
+    return fields
+
+
+def _count_rows(fields: Mapping[str, list[Any]]) -> int:
+    return len(next(iter(fields.values())))
+
+
+def _durations(fields: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the fields of visits with durations and Unix times.
+
+    The offset of the two clocks is that of now. So if the wall clock is set, the times
+    of the visits since the last batch follow.
+    """
+    offset = time.time() - time.perf_counter()
+    series, ended, started, exec_started, exec_ended, actions = (
+        fields[name] for name in VISIT_FIELDS
+    )
+    return {
+        "series": series,
+        "end": [offset + moment for moment in ended],
+        "seconds": [*map(sub, ended, started)],
+        "action": actions,
+        "prep": [*map(sub, exec_started, started)],
+        "exec": [*map(sub, exec_ended, exec_started)],
+    }
+
+
 def _join_columns(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
     """Return the columns of both, the rows of `one` first."""
     return {name: column + other.get(name, b"") for name, column in one.items()}
 
 
 def _pack(typecode: str, values: Sequence[Any]) -> bytes:
-    # 10 ns a value; array(typecode, values) takes 25.
-    return struct.pack(f"<{len(values)}{typecode}", *values)
+    # 6 ns a value; array(typecode, values) takes 14.
+    return struct.pack(f"{_ORDER}{len(values)}{typecode}", *values)
 
 
 def _truncate(name: str) -> str:

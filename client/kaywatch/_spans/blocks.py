@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kaywatch._process import process
 from kaywatch._spans.runs import current_run
-from kaywatch._spans.spans import EXEC, Span, current_span
+from kaywatch._spans.spans import EXEC, Span, current_span, open_span
 from kaywatch._spans.streams import (
     NoBlock,
     OpenBlock,
@@ -145,11 +145,11 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
             span.close(error=error)
             span.pass_on_cost()
 
-    def _open(self) -> Block | None:
+    def _open(self) -> Span | None:
         if not process.settings.enabled:
             return None
         series = process.recorder.series(self.graph, self.node)
-        span = Block(series, current_run.get(), current_span.get())
+        span = open_span(series, current_run.get(), current_span.get(), cls=Block)
         span.notify_started()
         return span
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from kaywatch._process import process
 from kaywatch._spans.spans import current_span
-from kaywatch.recorder import MAX_SERIES, Series
+from kaywatch._tables import MAX_SERIES
+from kaywatch.recorder import Series
 
 __all__ = ["count", "gauge", "observe"]
 

@@ -75,7 +75,7 @@ class Run:
         self.owner = owner
         self.parent = parent
         self.counts: dict[str, int] = {}
-        self.number = process.recorder.run_ids.next_number()
+        self.number = _next_number()
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
         _runs.add(self)
@@ -135,21 +135,23 @@ class Run:
         reason = self.reason if self.reason_visits == self.visits else _UNKNOWN
         if error is not None:
             failed = isinstance(error, Exception)
-            outcome = Outcome.ERROR if failed else Outcome.CANCELLED
-            reason = EndReason.ERROR if failed else EndReason.CANCELLED
-        process.recorder.run_ended(
+            outcome = (Outcome.ERROR if failed else Outcome.CANCELLED).value
+            reason = (EndReason.ERROR if failed else EndReason.CANCELLED).value
+        _run_ended(
             self.graph, seconds, outcome, reason, self.node, self.action, self.visits
         )
         if self.visits != len(self.counts):
             process.recorder.revisits.add(self.graph, self.counts)
         if self.cost is not None:
             self.cost.end()
-        return seconds, str(reason)
+        return seconds, reason
 
 
 current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
 
 _runs: Final = process.recorder.runs
+_next_number: Final = process.recorder.run_ids.next_number
+_run_ended: Final = process.recorder.run_ended
 _clock: Final = time.perf_counter
 _set_run: Final = current_run.set
 _reset_run: Final = current_run.reset

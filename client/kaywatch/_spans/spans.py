@@ -9,15 +9,15 @@ each notification costs a look at a global of this module.
 
 from __future__ import annotations
 
-import math
 import time
 from contextvars import ContextVar, Token
 from typing import Any, Final, Protocol
 
 from kaywatch._process import process
 from kaywatch._spans.details import OK, CaughtError, SpanDetails
+from kaywatch._spans.failures import describe_failure
 from kaywatch._spans.runs import MAX_ACTION, Run, action_name
-from kaywatch.recorder import ErrorKey, ExecutionInFlight, Failure, Series
+from kaywatch.recorder import ErrorKey, ExecutionInFlight, Series
 from kaywatch.wire import Outcome, Phase
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "Span",
     "current_span",
     "listen",
+    "open_span",
+    "watched_spans",
 ]
 
 # Plain values of the enum: looking a member up costs more than recording it.
@@ -39,14 +41,9 @@ RETRIED: Final = "retried_errors"  # counts the errors that a retry answered, by
 BEFORE: Final = -1.0  # of `Span.exec_ended`
 TRYING: Final = -1.0  # of `Span.failed_at`
 
-# Reading a clock costs up to 120 ns, so the wall clock is read once a second. Other
-# times are computed from the monotonic clock, which every execution reads anyway. If
-# the wall clock is set, the times follow within a second.
-EPOCH_SECONDS: Final = 1.0
-
 
 class Span:
-    """One execution of one node, in progress.
+    """One execution of one node, in progress; `open_span` makes it.
 
     Attributes:
         owner: the node object while it runs, by which instrumentation recognizes its
@@ -76,25 +73,17 @@ class Span:
         "token",
     )
 
-    def __init__(
-        self,
-        series: Series,
-        run: Run | None = None,
-        outer: Span | None = None,
-        owner: object = None,
-    ) -> None:
-        self.series = series
-        self.run = run
-        self.owner = owner
-        self.exec_started = 0.0
-        self.exec_ended = BEFORE
-        self.failed_at = 0.0
-        self.action = "default"
-        self.details: SpanDetails | None = None
-        self.started = _clock()
-        self.is_visit = run is not None and outer is run.parent
-        _in_flight.add(self)
-        self.token: Token[Span | None] = _set_span(self)
+    series: Series
+    run: Run | None
+    owner: object
+    is_visit: bool
+    started: float
+    exec_started: float
+    exec_ended: float
+    failed_at: float
+    action: str
+    details: SpanDetails | None
+    token: Token[Span | None]
 
     def in_flight(self) -> ExecutionInFlight:
         """Return which node is executed, and since when."""
@@ -113,8 +102,8 @@ class Span:
         """Return how many calls of `exec` in its run failed in a row up to now."""
         before = self.run.failed_in_a_row() if self.run and self.is_visit else 0
         if not self.failed_at:
-            # One that succeeded ends the row.
-            return 0 if self.exec_started else before
+            # An `exec` that succeeded ends the row.
+            return 0 if self.exec_ended > 0.0 else before
         return before + self.attempts - 1 + (self.failed_at > 0.0)
 
     @property
@@ -170,6 +159,7 @@ class Span:
 
     def record_failed_attempt(self, error: BaseException) -> None:
         """Note that a call of `exec` failed: the next one is a retry."""
+        watched_spans.add(self)
         self.failed_at = _clock()
         failure = CaughtError.of(error, process.settings.failures)
         self.ensure_details().last_failure = failure
@@ -183,7 +173,9 @@ class Span:
         recorder, series = process.recorder, self.series
         # All are counted, and the details of some are kept.
         recorder.point("count", RETRIED, series.graph, series.node, {"type": kind})(1)
-        failure = self._failure(details, (kind, EXEC), message)
+        failure = describe_failure(
+            self.series, self.run, details, (kind, EXEC), message
+        )
         recorder.retried(failure._replace(outcome=OK, traceback=trace))
         details.attempts += 1
         if listener is not None:
@@ -215,7 +207,7 @@ class Span:
     def close(self, action: Any = None, error: BaseException | None = None) -> None:
         """Record the execution, which ends now.
 
-        This is half of what a visit costs, so little of it is in other functions.
+        This is a third of what a visit costs, so little of it is in other functions.
 
         Args:
             action: what `post` returned; None for the action that is set already.
@@ -236,30 +228,25 @@ class Span:
             self.action = action if is_plain else action_name(action)
         if error is not None:
             self._record_error(error)
-        run, seconds = self.run, ended - self.started
+        run, series, action = self.run, self.series, self.action
         if run is not None and self.is_visit:
             run.visits += 1
-            node = run.node = self.series.node
+            node = run.node = series.node
             counts = run.counts
             counts[node] = counts[node] + 1 if node in counts else 1
-            run.action = self.action
+            run.action = action
         if self.details is not None or self.exec_ended <= 0.0:
             self._record(ended)
         else:
-            # Nearly always, and with the same result as `_record`.
-            if ended >= _epoch_expires:
-                _measure_epoch()
-            number, end, action = self.series.number, _epoch + ended, self.action
-            prep = self.exec_started - self.started
-            exec_ = self.exec_ended - self.exec_started
-            event = (number, end, seconds, OK, 1, action, None, prep, exec_, 0.0, 0)
+            number, started = series.number, self.started
+            visit = number, ended, started, self.exec_started, self.exec_ended, action
             # As `EventBuffer.record`, without the 50 ns of a call.
-            if len(_phased) < _watermark[0]:
-                _extend(event)
+            if len(_visits) < _watermark[0]:
+                _extend(visit)
             else:
-                _record_phased(event)
+                _record_visit(visit)
         if listener is not None:
-            listener.node_ended(self, owner, seconds, error)
+            listener.node_ended(self, owner, ended - self.started, error)
 
     def phases(self, ended: float) -> tuple[float, float, float] | None:
         """Return the seconds of `prep`, `exec` and waiting, None if they are unknown.
@@ -278,38 +265,28 @@ class Span:
         return self.exec_started - self.started, exec_seconds - waited, waited
 
     def _record(self, ended: float) -> None:
+        """Record an execution without phases, or with details."""
+        seconds = ended - self.started
+        if self.details is None and not self.exec_started:
+            if self.action == "default":
+                self.series.record_plain(seconds)
+            else:
+                self.series.record(seconds, action=self.action)
+            return
+        watched_spans.discard(self)
         phases, details = self.phases(ended), self.ensure_details()
         key, message = details.answer or (None, "")
-        seconds = ended - self.started
         execution = seconds, details.outcome, details.attempts, self.action, key
         if phases is None:
             self.series.record(*execution)
         else:
             event = self.series.number, _time(), *execution, *phases, details.items
-            _record_phased(event)
+            process.recorder.pending.phased.record(event)
         if key is not None and details.outcome != Outcome.CANCELLED:
             if self.run and self.is_visit:
                 self.run.add_failures(details.attempts)
-            process.recorder.failed(self._failure(details, key, message))
-
-    def _failure(self, details: SpanDetails, key: ErrorKey, message: str) -> Failure:
-        run, now = self.run, _time()
-        return Failure(
-            time=now,
-            graph=self.series.graph,
-            node=self.series.node,
-            type=key[0],
-            message="" if process.settings.failures == "type" else message,
-            phase=key[1],
-            attempts=details.attempts,
-            outcome=int(details.outcome),
-            run=process.recorder.run_ids.text(run.number) if run else "",
-            traceback=details.traceback,
-            run_start=now - _clock() + run.started if run else 0.0,
-            visits=run.visits if run else 0,
-            path=run.path() if run else (),
-            path_visits=run.path_visits() if run else (),
-        )
+            failure = describe_failure(self.series, self.run, details, key, message)
+            process.recorder.failed(failure)
 
     def _record_error(self, error: BaseException) -> None:
         # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are not
@@ -318,6 +295,33 @@ class Span:
         self.record_answer(Outcome.ERROR if failed else Outcome.CANCELLED, error)
         self.action = ""
         self.waste_cost()
+
+
+def open_span(
+    series: Series,
+    run: Run | None = None,
+    outer: Span | None = None,
+    owner: object = None,
+    cls: type[Span] = Span,
+) -> Span:
+    """Open a span of the class `cls`, within the current one, which is `outer`.
+
+    A constructor's frame would cost another 60 ns in Python 3.11 and 3.12.
+    """
+    span = cls()
+    span.series = series
+    span.run = run
+    span.owner = owner
+    span.exec_started = 0.0
+    span.exec_ended = BEFORE
+    span.failed_at = 0.0
+    span.action = "default"
+    span.details = None
+    span.is_visit = run is not None and outer is run.parent
+    span.started = _clock()
+    _in_flight.add(span)
+    span.token = _set_span(span)
+    return span
 
 
 class Listener(Protocol):
@@ -378,23 +382,24 @@ def listen(new: Listener | None) -> None:
     listener = new
 
 
-def _measure_epoch() -> None:
-    global _epoch, _epoch_expires
-    now = _clock()
-    _epoch, _epoch_expires = _time() - now, now + EPOCH_SECONDS
+class _Spans(set[Span]):
+    """Spans, as a constant of code: those must be hashable."""
 
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+# In progress, with several attempts: batches, and those of which an attempt has failed.
+watched_spans: Final = _Spans()
 
 current_span: ContextVar[Span | None] = ContextVar("kaywatch_span", default=None)
 
-_epoch = 0.0  # the wall clock's time when the monotonic clock was 0
-_epoch_expires = -math.inf
-
 # The process has one recorder for as long as it lives.
 _in_flight: Final = process.recorder.in_flight
-_record_phased: Final = process.recorder.pending.phased.record
-_phased: Final = process.recorder.pending.phased.flat
-_extend: Final = _phased.extend
-_watermark: Final = process.recorder.pending.phased.watermark
+_visits: Final = process.recorder.pending.visits.flat
+_watermark: Final = process.recorder.pending.visits.watermark
+_extend: Final = _visits.extend
+_record_visit: Final = process.recorder.pending.visits.record
 _time: Final = time.time
 _clock: Final = time.perf_counter
 _set_span: Final = current_span.set

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 __all__ = ["Client"]
 
 
-@dataclass(frozen=True)
 class Client:
     """A library, configured as users would configure it.
+
+    This module imports little, because imports of the libraries are measured.
 
     Attributes:
         records: for each node, a function that records one duration in seconds, with
@@ -18,5 +18,10 @@ class Client:
         settle: sends pending events, and waits if the library can.
     """
 
-    records: list[Callable[[float], object]]
-    settle: Callable[[], object] = lambda: None
+    def __init__(
+        self,
+        records: list[Callable[[float], object]],
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.records = records
+        self.settle = settle

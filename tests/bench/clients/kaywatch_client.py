@@ -11,7 +11,8 @@ from kaywatch._process import process
 def connect(address: str, nodes: list[str]) -> Client:
     kaywatch.configure(endpoint=address)
     return Client(
-        [process.recorder.series("checkout", node).record for node in nodes], settle
+        [process.recorder.series("checkout", node).record_plain for node in nodes],
+        settle,
     )
 
 

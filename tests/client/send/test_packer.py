@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgpack
@@ -307,6 +308,46 @@ def test_phase_columns_are_absent_without_phases(
     part = take(packer).sections["executions"]
     assert isinstance(part, dict)
     assert part.keys() == wire.EXECUTION_COLUMNS.keys()
+
+
+def test_a_visit_is_sent_with_durations_and_unix_times(
+    recorder: Recorder, packer: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = SimpleNamespace(time=lambda: 5_000.0, perf_counter=lambda: 100.0)
+    monkeypatch.setattr(_packer, "time", clocks)
+    series = recorder.series("g", "visited")
+    recorder.series("g", "other").record(1.0, 1, 2, "", ("E", "exec"))
+    series.record_plain(0.25)
+    record_phases(recorder, "phased", 0.25, 0.5, 0.125, 7)
+    recorder.pending.visits.record((series.number, 96.0, 90.0, 91.0, 93.5, "go"))
+    content = take(packer)
+
+    assert content.events == 4
+    assert nodes(content) == ["visited", "phased", "visited", "other"]
+    assert column(content, "executions", "end")[0] == 4_996.0
+    assert column(content, "executions", "seconds") == [6.0, 1.0, 0.25, 1.0]
+    assert column(content, "executions", "outcome") == [0, 0, 0, 1]
+    assert column(content, "executions", "attempts") == [1, 1, 1, 2]
+    assert texts(content, "executions", "action") == ["go", "default", "default", ""]
+    assert column(content, "executions", "error") == [0, 0, 0, 1]
+    phases = {name: column(content, "executions", name) for name in wire.PHASE_COLUMNS}
+    assert phases == {
+        "prep": [1.0, 0.25],
+        "exec": [2.5, 0.5],
+        "wait": [0.0, 0.125],
+        "items": [0, 7],
+    }
+
+
+@pytest.mark.parametrize("seconds", ["soon", None])
+def test_an_unpackable_duration_drops_only_its_own_event(
+    recorder: Recorder, packer: Packer, seconds: Any
+) -> None:
+    for value in (0.25, seconds, 0.75):
+        recorder.series("g", "n").record_plain(value)
+    content = take(packer)
+    assert (content.events, content.unpackable) == (2, 1)
+    assert column(content, "executions", "seconds") == [0.25, 0.75]
 
 
 def test_executions_with_phases_come_first(recorder: Recorder, packer: Packer) -> None:
