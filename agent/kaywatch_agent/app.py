@@ -17,6 +17,7 @@ from kaywatch._version import __version__
 from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.export.exports import Exports
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.runtime import logs
 from kaywatch_agent.runtime.process import (
@@ -48,6 +49,7 @@ FIXED: Final = (
     ("http", "connections"),
     ("store", "path"),
     ("store", "synchronous"),
+    ("export", "remote_write"),
 )
 
 log = structlog.get_logger("kaywatch.agent")
@@ -79,6 +81,12 @@ class App:
         self.supervision = Supervision(notifier or Notifier())
         self.components = Components(config, clock, self.reload)
         self._load = load
+        self.exports = Exports(
+            config.export,
+            snapshot=self.components.web.application.snapshot,
+            clock=clock,
+        )
+        self.components.metrics.include(self.exports.metrics)
         self._sockets = sockets or {}
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._stopping = asyncio.Event()
@@ -170,6 +178,8 @@ class App:
         self.http_url = await components.web.start(config.http, sockets.get("http", ()))
         await components.delivery.start()
         self._stops.append(("notify", components.delivery.stop))
+        self._stops.append(("export", self.exports.stop))
+        self.exports.start(config.store.file)
         self._stops.append(("rules", components.ticker.stop_rules))
         self._stops.append(("ingest", components.listener.stop))
         if "ingest" in sockets:
@@ -244,9 +254,11 @@ class App:
             await self.supervision.wait(last, STOP_SECONDS)
 
     def _report(self) -> None:
-        """Report the agent's state to systemd."""
+        """Report the state of exports, and the agent's state to systemd."""
         components = self.components
         now = components.clock()
+        for server, problem in self.exports.problems().items():
+            components.health.report(f"remote write {server}", now, problem)
         status = components.health.status(now)
         self.supervision.tick(now, components.status_counts(), status)
 

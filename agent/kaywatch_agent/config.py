@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.export.config import ExportConfig, parse_export
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
@@ -31,7 +32,7 @@ from kaywatch_agent.web.config import HttpConfig
 __all__ = ["DEFAULT_PATH", "Config", "Sections", "assemble", "find", "load", "parse"]
 
 # Tables that are not fields of `Sections`.
-TABLES: Final = (*rules.TABLES, "receiver", "heartbeat")
+TABLES: Final = (*rules.TABLES, "receiver", "heartbeat", "export")
 
 DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
 
@@ -55,10 +56,12 @@ class Config(Sections):
     Attributes:
         alerts: from `[alerting]`, `[[rule]]` and related tables.
         notify: from `[receiver.NAME]` and `[heartbeat]`.
+        export: from `[[export.remote_write]]`.
     """
 
     alerts: AlertSettings = field(default_factory=lambda: rules.load({}))
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 def find(path: str | None) -> Path | None:
@@ -125,6 +128,7 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     rest = {name: table for name, table in values.items() if name not in TABLES}
     tables = values.get("receiver", {})
     sections, heartbeat, receivers = Sections(), HeartbeatConfig(), {}
+    export = ExportConfig()
     problems = ErrorCollector()
     with problems.collect():
         sections = section(Sections, rest, "", (*TABLES, *others))
@@ -132,6 +136,8 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
         receivers = parse_receivers(tables)
     with problems.collect():
         heartbeat = parse_heartbeat(values.get("heartbeat", {}))
+    with problems.collect():
+        export = parse_export(values.get("export", {}))
     with problems.collect():
         settings = rules.load(
             values,
@@ -141,4 +147,4 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
         )
     problems.raise_all()
     notify = NotifyConfig(receivers, settings.grouping, heartbeat)
-    return Config(**vars(sections), alerts=settings, notify=notify)
+    return Config(**vars(sections), alerts=settings, notify=notify, export=export)

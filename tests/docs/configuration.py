@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kaywatch_agent.config import Sections
+from kaywatch_agent.export.config import ExportConfig
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
 from kaywatch_agent.notify.secret import secret_names
 from kaywatch_agent.rules import config as rules
@@ -92,7 +93,8 @@ class Page(NamedTuple):
 
 def generate_pages() -> dict[Path, str]:
     """Return the pages by their paths."""
-    pages = [*_sections(), *_rules(), *_receivers()]
+    exports = _section("[export]", ExportConfig, "export", 2)
+    pages = [*_sections(), *_rules(), *_receivers(), *exports]
     alerts = DOCS / "alerts.md"
     shared = {"rule": rule_keys(), "alerting": keys_of(rules.AlertingConfig)}
     return {

@@ -75,10 +75,12 @@ def native_histograms(
     index = np.abs(code) - histogram.OFFSET + 1
     is_zero = (code == 0) | (index <= _ZERO_INDEX)
     size = len(stats)
+    # Where buckets are limited, empty ones must not take the place of others.
+    max_gap = MAX_GAP if max_buckets is None else 0
     zeros = np.bincount(group[is_zero], count[is_zero], size).astype(np.int64)
     schemas = np.full(size, histogram.SCALE)
     signs = [
-        _Buckets(group[at], index[at], count[at]).sort()
+        _Buckets(group[at], index[at], count[at], max_gap).sort()
         for at in (~is_zero & (code < 0), ~is_zero & (code > 0))
     ]
     while max_buckets is not None:
@@ -97,16 +99,22 @@ class _Buckets(NamedTuple):
 
     A gap between two buckets is filled if it is short: that takes fewer bytes, and less
     time, than another span.
+
+    Attributes:
+        groups, indexes, counts: of each bucket.
+        max_gap: the longest gap that is filled.
     """
 
     groups: Ints
     indexes: Ints
     counts: Ints
+    max_gap: int
 
     def sort(self) -> _Buckets:
         """Return the same buckets by group and index."""
         order = np.lexsort((self.indexes, self.groups))
-        return _Buckets(*(column[order] for column in self))
+        groups, indexes, counts = (column[order] for column in self[:3])
+        return _Buckets(groups, indexes, counts, self.max_gap)
 
     def sizes(self, size: int) -> Ints:
         """Return how many buckets each group has, with those in short gaps."""
@@ -122,7 +130,7 @@ class _Buckets(NamedTuple):
         is_same = (np.diff(index) == 0) & (np.diff(self.groups) == 0)
         starts = np.flatnonzero(np.append(True, ~is_same))
         counts = np.add.reduceat(self.counts, starts)
-        return _Buckets(self.groups[starts], index[starts], counts)
+        return _Buckets(self.groups[starts], index[starts], counts, self.max_gap)
 
     def spans(self, size: int) -> Iterator[BucketSpans]:
         """Yield the spans of each group."""
@@ -133,7 +141,7 @@ class _Buckets(NamedTuple):
         deltas = np.diff(counts, prepend=0)
         is_first = np.diff(self.groups, prepend=-1) != 0
         deltas[place[is_first]] = self.counts[is_first]
-        at = np.flatnonzero(is_first | (gaps > MAX_GAP))
+        at = np.flatnonzero(is_first | (gaps > self.max_gap))
         offsets = np.where(is_first, self.indexes, gaps)[at].tolist()
         lengths = np.diff(place[at], append=len(counts)).tolist()
         every = np.arange(size + 1)
@@ -156,4 +164,4 @@ class _Buckets(NamedTuple):
     def _filled(self) -> Ints:
         """Return how many empty buckets before each one are in its span."""
         gaps = self._gaps()
-        return np.where(gaps <= MAX_GAP, gaps, 0)
+        return np.where(gaps <= self.max_gap, gaps, 0)

@@ -87,7 +87,7 @@ class WebApplication:
             "event_memory": EventMemory(),
             "series_memory": SeriesMemory(),
         }
-        self.feeds = LiveFeeds(self._snapshot, self.workers)
+        self.feeds = LiveFeeds(self.snapshot, self.workers)
 
     def build(self) -> web.Application:
         """Return the aiohttp application."""
@@ -137,7 +137,7 @@ class WebApplication:
             return await self.streams.serve(request, subscription, query.limit)
 
     async def _first_event(self, endpoint: Endpoint, query: Any) -> bytes:
-        build = partial(_build, endpoint, self._snapshot(), query)
+        build = partial(_build, endpoint, self.snapshot(), query)
         response = await self.workers.run(build)
         return b"".join(response.chunks)
 
@@ -154,7 +154,7 @@ class WebApplication:
         if endpoint.needs_messages:
             details["messages"] = self._agent.delivery.messages()
             details["receivers"] = tuple(self._agent.delivery.receivers())
-        build = partial(_build, endpoint, self._snapshot(**details), argument)
+        build = partial(_build, endpoint, self.snapshot(**details), argument)
         return build() if endpoint.inline else await self.workers.run(build)
 
     async def _describe_clients(self) -> tuple[ClientDetails, ...]:
@@ -168,7 +168,7 @@ class WebApplication:
             await asyncio.sleep(0)
         return tuple(described)
 
-    def _snapshot(self, **details: Any) -> AgentSnapshot:
+    def snapshot(self, **details: Any) -> AgentSnapshot:
         """Return a snapshot of everything that a response may need."""
         agent = self._agent
         now = agent.clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from tests.agent.protocol.samples import calm
 from kaywatch_agent.aggregate.bucket import merge
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.aggregate.native_histogram import (
-    MAX_GAP,
     ZERO_THRESHOLD,
     BucketSpans,
     NativeHistogram,
@@ -74,16 +72,6 @@ def is_same(result: Counter[tuple[int, int]], values: Floats, schema: int) -> bo
     return +result == +expected(values, schema)
 
 
-def buckets(places: Counter[tuple[int, int]]) -> int:
-    """Return how many buckets a histogram has, with those that fill short gaps."""
-    number = 0
-    for sign in (-1, 1):
-        indexes = sorted(index for other, index in places if other == sign)
-        gaps = [after - before - 1 for before, after in pairwise(indexes)]
-        number += len(indexes) + sum(gap for gap in gaps if gap <= MAX_GAP)
-    return number
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("limit", [None, 160, 20, 1])
 def test_every_value_is_in_its_bucket(name: str, limit: int | None) -> None:
@@ -99,7 +87,8 @@ def test_every_value_is_in_its_bucket(name: str, limit: int | None) -> None:
         assert len(counts) - 1 <= limit
     if limit is not None and -4 < histogram.schema < 5:
         # No lower than it has to be.
-        assert buckets(expected(values, histogram.schema + 1)) > limit
+        finer = expected(values, histogram.schema + 1)
+        assert len([place for place in finer if place != (0, 0)]) > limit
 
 
 def test_a_thousand_latencies_need_fewer_buckets_than_mimir_allows() -> None:
@@ -108,8 +97,8 @@ def test_a_thousand_latencies_need_fewer_buckets_than_mimir_allows() -> None:
     (merged,) = native_histograms(stats_of(values), 160)
 
     assert len(counted(whole)) > 160
-    assert merged.schema < 5
-    assert len(counted(merged)) <= 161
+    assert merged.schema in (3, 4)
+    assert 80 < len(counted(merged)) <= 161
 
 
 @calm

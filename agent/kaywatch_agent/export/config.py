@@ -1,0 +1,163 @@
+"""The settings of exports (`[[export.remote_write]]`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.request_config import RequestConfig
+from kaywatch_agent.notify.secret import Secret, section_with_secrets
+from kaywatch_agent.regex import Expression
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, Size, check_url
+from kaywatch_agent.units import parse_duration, parse_size
+
+__all__ = ["ExportConfig", "RemoteWriteConfig", "parse_export"]
+
+MIN_INTERVAL: Final = 1.0
+MAX_INTERVAL: Final = 300.0  # Prometheus's queries see a sample for five minutes
+MIN_DISK: Final = 1_000_000
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+# Of every series; another value of the store's own label would join different totals.
+_OWN_LABELS: Final = frozenset({"__name__", "epoch"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteWriteConfig(RequestConfig):
+    """A server that receives Prometheus remote write (`[[export.remote_write]]`).
+
+    Prometheus, Mimir, Thanos and VictoriaMetrics do; see
+    [prometheus.md](prometheus.md).
+
+    Attributes:
+        url: such as `https://prometheus.example.org/api/v1/write`.
+        name: in metrics, logs and on `/health`; by default the host of the URL.
+        username: for HTTP basic authentication.
+        password: for HTTP basic authentication.
+        bearer_token: for the header `Authorization: Bearer`.
+        interval: how often the current values are sent.
+        labels: of every series; by default `job = "kaywatch"` and `instance`, the name
+            of the host.
+        include: regular expressions. If there are any, only metrics are sent whose
+            whole name one of them matches.
+        exclude: regular expressions; metrics whose whole name one of them matches are
+            not sent.
+        histograms: `native`; or `classic`, for servers without native histograms, which
+            may drop them silently; `auto` sends native ones until they are refused.
+        max_buckets: a native histogram with more buckets is sent with a lower
+            resolution. Mimir allows 160.
+        max_disk: how much disk the samples may take that could not be sent yet. The
+            fuller, the longer is the interval, so that totals stay exact and curves get
+            coarser.
+    """
+
+    url: str
+    name: str = ""
+    username: str = ""
+    password: Secret | None = None
+    bearer_token: Secret | None = None
+    interval: Duration = "15s"
+    labels: dict[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    histograms: Literal["auto", "native", "classic"] = "auto"
+    max_buckets: int = 160
+    max_disk: Size = "64MB"
+
+    def __post_init__(self) -> None:
+        problems = ErrorCollector()
+        with problems.collect():
+            self.check_requests()
+        with problems.collect():
+            check_url(self.path + "url", self.url)
+            self._check_url()
+        for key, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for number, pattern in enumerate(patterns):
+                try:
+                    Expression(pattern)
+                except ValueError as error:
+                    problems.add(f"{self.path}{key}[{number}]", str(error))
+        for label in self.labels:
+            if not _LABEL.fullmatch(label) or label in _OWN_LABELS:
+                problems.add(f"{self.path}labels.{label}", "not a valid label name")
+        self._check_numbers(problems)
+        problems.raise_all()
+
+    def _check_url(self) -> None:
+        if "@" in urlsplit(self.url).netloc:
+            text = "set username and password by their own keys"
+            raise ConfigError(self.path + "url", text)
+        if not _NAME.fullmatch(self.identity):
+            text = "a name consists of at most 64 letters, digits and _.-"
+            raise ConfigError(self.path + "name", text)
+        if self.bearer_token is not None and (self.username or self.password):
+            text = "set either bearer_token or username and password"
+            raise ConfigError(self.path + "bearer_token", text)
+        if bool(self.username) is not bool(self.password):
+            raise ConfigError(self.path + "username", "set password as well, or none")
+
+    def _check_numbers(self, problems: ErrorCollector) -> None:
+        if not MIN_INTERVAL <= parse_duration(self.interval) <= MAX_INTERVAL:
+            text = f'"{self.interval}" is not between 1s and 5m'
+            problems.add(self.path + "interval", text)
+        if self.max_buckets < 1:
+            problems.add(self.path + "max_buckets", f"{self.max_buckets}: at least 1")
+        if parse_size(self.max_disk) < MIN_DISK:
+            problems.add(self.path + "max_disk", f'"{self.max_disk}": at least "1MB"')
+
+    @property
+    def path(self) -> str:
+        """The prefix of its keys in error messages."""
+        return "export.remote_write."
+
+    @property
+    def identity(self) -> str:
+        """The name, or what stands for it."""
+        return self.name or urlsplit(self.url).netloc.replace(":", "-").strip("[]")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is sent to other systems (`[export]`).
+
+    Attributes:
+        remote_write: servers that receive Prometheus remote write.
+    """
+
+    remote_write: tuple[RemoteWriteConfig, ...] = ()
+
+
+def parse_export(table: object) -> ExportConfig:
+    """Return the table `[export]`.
+
+    Raises:
+        ConfigError: all errors, each with its key.
+    """
+    if not isinstance(table, dict):
+        raise ConfigError("export", f"expected a table [export], got {table!r}")
+    problems = ErrorCollector()
+    for key in table.keys() - {"remote_write"}:
+        problems.add(f"export.{key}", "unknown key (known: remote_write)")
+    tables = table.get("remote_write", [])
+    if not isinstance(tables, list):
+        text = "expected a list of tables [[export.remote_write]]"
+        raise ConfigError("export.remote_write", text)
+    servers = []
+    for number, each in enumerate(tables):
+        with problems.collect():
+            servers.append(_server(each, f"export.remote_write[{number}]"))
+    names = [server.identity for server in servers]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.add("export.remote_write", f"two servers are called {name}: set name")
+    problems.raise_all()
+    return ExportConfig(tuple(servers))
+
+
+def _server(table: Any, path: str) -> RemoteWriteConfig:
+    if not isinstance(table, Mapping):
+        raise ConfigError(path, f"expected a table [[{path.partition('[')[0]}]]")
+    return section_with_secrets(RemoteWriteConfig, table, path)

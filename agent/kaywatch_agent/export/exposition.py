@@ -1,0 +1,307 @@
+"""A snapshot: the current values of all metrics, and the births and ends of series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.native_histogram import (
+    BucketSpans,
+    NativeHistogram,
+    native_histograms,
+)
+from kaywatch_agent.export.encoding import (
+    STALE,
+    encode_histogram,
+    encode_labels,
+    encode_sample,
+    key_of,
+    write_requests,
+)
+from kaywatch_agent.model.series import Labels
+from kaywatch_agent.web.prometheus.exposition import (
+    CLASSIC_EXPONENTS,
+    SampleFamily,
+    SeriesTable,
+    Value,
+)
+
+__all__ = ["HistogramFormat", "PreviousSnapshot", "RemoteWriteExposition"]
+
+# A series that was born longer ago than this begins here: a default Prometheus rejects
+# samples that are an hour older than its newest one.
+MAX_BIRTH_AGE: Final = 600_000  # ms
+
+EMPTY_HISTOGRAM: Final = NativeHistogram(
+    5, 0, BucketSpans([], [], []), BucketSpans([], [], [])
+)
+
+
+class HistogramFormat(NamedTuple):
+    """How histograms are sent.
+
+    Attributes:
+        native: as native ones; otherwise as classic ones.
+        max_buckets: how many buckets a native one may have.
+    """
+
+    native: bool
+    max_buckets: int
+
+
+class PreviousSnapshot(NamedTuple):
+    """What was sent last.
+
+    Attributes:
+        time: of its samples, Unix milliseconds.
+        keys: of its series.
+        series: returns these series, to find the ones that ended.
+    """
+
+    time: int
+    keys: set[int]
+    series: Callable[[], Iterable[Any]]
+
+
+class RemoteWriteExposition:
+    """Collects the current values of all metrics.
+
+    Attributes:
+        time: of the samples, Unix milliseconds.
+        keys: of the collected series.
+    """
+
+    def __init__(
+        self,
+        time: int,
+        labels: Mapping[str, str],
+        is_sent: Callable[[str], bool],
+        histograms: HistogramFormat,
+        previous: PreviousSnapshot | None,
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+            time: of the samples, Unix milliseconds.
+            labels: of all series.
+            is_sent: returns whether a metric is sent, by its name.
+            histograms: how histograms are sent.
+            previous: the series that are known to the server; None if none are.
+        """
+        self.time = time
+        self.keys: set[int] = set()
+        self.is_sent = is_sent
+        self.histograms = histograms
+        self._labels = labels
+        self._previous = previous
+        self._births: list[bytes] = []
+        self._values: list[bytes] = []
+
+    def groups(self, table: SeriesTable) -> RemoteWriteGroups:
+        """Return what writes the families of some groups."""
+        return RemoteWriteGroups(self, table)
+
+    def samples(self, family: SampleFamily) -> None:
+        """Write a family."""
+        if not self.is_sent(family.name):
+            return
+        created = family.created if family.type == "counter" else None
+        for key, value in family.values.items():
+            labels = zip(family.labels, key, strict=True)
+            self.add(family.name, labels, value, created)
+
+    def add(
+        self,
+        name: str,
+        labels: Iterable[tuple[str, str]],
+        value: Value,
+        created: float | None,
+    ) -> None:
+        """Add a sample of a counter or gauge; a counter was created at a time."""
+        if value is None or not math.isfinite(value):
+            return
+        encoded, birth = self._begin(name, labels, created)
+        if birth is not None and value:
+            self._births.append(encode_sample(encoded, 0.0, birth))
+        self._values.append(encode_sample(encoded, value, self.time))
+
+    def add_histogram(
+        self, name: str, labels: Labels, created: float, native: NativeHistogram,
+        count: int, total: float,
+    ) -> None:  # fmt: skip
+        """Add a native histogram."""
+        if not math.isfinite(total):
+            return
+        encoded, birth = self._begin(name, labels, created)
+        if birth is not None and count:
+            empty = encode_histogram(encoded, EMPTY_HISTOGRAM, 0, 0.0, birth)
+            self._births.append(empty)
+        self._values.append(encode_histogram(encoded, native, count, total, self.time))
+
+    def births(self) -> list[bytes]:
+        """Return the requests with the zeros of new counters.
+
+        They have to be sent, once and for all, before the values: a server rejects
+        a sample that is older than another one of its series.
+        """
+        return list(write_requests(self._births))
+
+    def chunks(self) -> list[bytes]:
+        """Return the requests with values, and then with the ends of series."""
+        parts = (self._values, self._ends())
+        return [request for part in parts for request in write_requests(part)]
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _begin(
+        self, name: str, labels: Iterable[tuple[str, str]], created: float | None
+    ) -> tuple[bytes, int | None]:
+        """Return the labels of a series, and when it was zero if that is to be sent."""
+        encoded = encode_labels(name, labels, self._labels)
+        key = key_of(encoded)
+        self.keys.add(key)
+        previous = self._previous
+        if created is None or (previous is not None and key in previous.keys):
+            return encoded, None
+        born = int(created * 1000)
+        if previous is not None:
+            # It was not there, so it was zero; it may have ended then.
+            born = max(born, previous.time + 1, self.time - MAX_BIRTH_AGE)
+        elif born < self.time - MAX_BIRTH_AGE:
+            return encoded, None
+        return encoded, min(born, self.time - 1)
+
+    def _ends(self) -> list[bytes]:
+        """Return the ends of the series that were sent last, and exist no longer."""
+        previous = self._previous
+        if previous is None or previous.keys <= self.keys:
+            return []
+        ends: dict[int, bytes] = {}
+        for series in previous.series():
+            del series.samples[:], series.histograms[:]
+            encoded = series.SerializeToString()
+            key = key_of(encoded)
+            if key not in self.keys:
+                ends[key] = encode_sample(encoded, STALE, self.time)
+        return list(ends.values())
+
+
+class RemoteWriteGroups:
+    """Writes families of some groups of series."""
+
+    def __init__(self, exposition: RemoteWriteExposition, table: SeriesTable) -> None:
+        self._exposition = exposition
+        self._table = table
+
+    def counter(self, name: str, help: str, values: Iterable[Value]) -> None:  # noqa: ARG002
+        """Write a counter with one value per group."""
+        add, table = self._exposition.add, self._table
+        if self._exposition.is_sent(name):
+            for labels, created, value in zip(
+                table.labels, table.created, values, strict=True
+            ):
+                add(name, labels, value, created)
+
+    def gauge(self, name: str, help: str, values: Iterable[Value]) -> None:  # noqa: ARG002
+        """Write a gauge with one value per group."""
+        if self._exposition.is_sent(name):
+            for labels, value in zip(self._table.labels, values, strict=True):
+                self._exposition.add(name, labels, value, None)
+
+    def split(
+        self,
+        name: str,
+        help: str,  # noqa: ARG002
+        label: str,
+        columns: Mapping[str, Iterable[Value]],
+    ) -> None:
+        """Write a counter with a column for each value of `label`."""
+        if not self._exposition.is_sent(name):
+            return
+        for column, values in columns.items():
+            for labels, created, value in zip(
+                self._table.labels, self._table.created, values, strict=True
+            ):
+                self._exposition.add(name, (*labels, (label, column)), value, created)
+
+    def counted(
+        self,
+        name: str,
+        help: str,  # noqa: ARG002
+        dimension: Dimension,
+        label: Callable[[int], Labels],
+    ) -> None:
+        """Write a counter of a dimension; `label` returns the labels of a number."""
+        if not self._exposition.is_sent(name):
+            return
+        labels, created = self._table.labels, self._table.created
+        for group, number, count in self._table.stats.counted(dimension):
+            self._exposition.add(
+                name, (*labels[group], *label(number)), count, created[group]
+            )
+
+    def histogram(self, name: str, help: str) -> None:
+        """Write the distribution of the values."""
+        if not self._exposition.is_sent(name):
+            return
+        if not self._exposition.histograms.native:
+            self._classic_buckets(name)
+            self.summary(name, help)
+            return
+        stats = self._table.stats
+        limit = self._exposition.histograms.max_buckets
+        for labels, created, *distribution in zip(
+            self._table.labels,
+            self._table.created,
+            native_histograms(stats, limit),
+            stats.executions.tolist(),
+            stats.total.tolist(),
+            strict=True,
+        ):
+            self._exposition.add_histogram(name, labels, created, *distribution)
+
+    def summary(self, name: str, help: str) -> None:
+        """Write the distribution of the values, of which some may be negative."""
+        if self._exposition.histograms.native:
+            self.histogram(name, help)
+        elif self._exposition.is_sent(name):
+            self._count_and_sum(name)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _count_and_sum(self, name: str) -> None:
+        stats, table = self._table.stats, self._table
+        for labels, created, count, total, least in zip(
+            table.labels,
+            table.created,
+            stats.executions.tolist(),
+            stats.total.tolist(),
+            stats.leasts(),
+            strict=True,
+        ):
+            if math.isfinite(total):
+                self._exposition.add(f"{name}_count", labels, count, created)
+                # A sum of values that may be negative is no counter.
+                if (least or 0) >= 0:
+                    self._exposition.add(f"{name}_sum", labels, total, created)
+
+    def _classic_buckets(self, name: str) -> None:
+        stats, table = self._table.stats, self._table
+        bounds = [*(repr(2.0**exponent) for exponent in CLASSIC_EXPONENTS), "+Inf"]
+        below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS)).tolist()
+        for labels, created, counts, count, total in zip(
+            table.labels,
+            table.created,
+            below,
+            stats.executions.tolist(),
+            stats.total.tolist(),
+            strict=True,
+        ):
+            if math.isfinite(total):
+                for bound, number in zip(bounds, (*counts, count), strict=True):
+                    key = (*labels, ("le", bound))
+                    self._exposition.add(f"{name}_bucket", key, number, created)

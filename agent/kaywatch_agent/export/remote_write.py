@@ -1,0 +1,279 @@
+"""Sends all metrics to servers at an interval, exactly once each, through outages.
+
+Strategy: one task takes snapshots of what is durable, and writes them to the spool; the
+other sends the oldest snapshot until the server has it, and goes on with the next one.
+Values are cumulative, so a snapshot that is not taken costs resolution and no count:
+while the spool fills up, fewer are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import count
+from random import random
+from typing import Any, Final
+
+import structlog
+
+from kaywatch_agent.export.config import RemoteWriteConfig
+from kaywatch_agent.export.encoding import is_end, key_of, messages
+from kaywatch_agent.export.exposition import (
+    HistogramFormat,
+    PreviousSnapshot,
+    RemoteWriteExposition,
+)
+from kaywatch_agent.export.metrics import RemoteWriteMetrics
+from kaywatch_agent.export.sender import (
+    RejectReason,
+    RemoteWriteClient,
+    SnapshotSender,
+    Unavailable,
+)
+from kaywatch_agent.export.spool import SnapshotDamaged, Spool
+from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.regex import Expression
+from kaywatch_agent.units import parse_duration, parse_size
+from kaywatch_agent.web.prometheus import families
+from kaywatch_agent.web.snapshot import AgentSnapshot
+
+__all__ = ["RemoteWrite"]
+
+# Pauses after failed requests, in seconds: doubled each time.
+FIRST_PAUSE: Final = 0.5
+MAX_PAUSE: Final = 30.0
+
+# The shares of `max_disk` in use from which on only each n-th snapshot is taken.
+STRETCH: Final = ((1.0, 0), (0.9, 64), (0.75, 16), (0.5, 4), (0.0, 1))
+
+log = structlog.get_logger("kaywatch.export")
+
+
+class RemoteWrite:
+    """Sends to one server.
+
+    Attributes:
+        name: of the server.
+        spool: the snapshots that it does not have yet.
+    """
+
+    def __init__(
+        self,
+        config: RemoteWriteConfig,
+        spool: Spool,
+        *,
+        snapshot: Callable[[], AgentSnapshot],
+        http: HttpClient,
+        metrics: RemoteWriteMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            config: of the server.
+            spool: keeps its snapshots.
+            snapshot: returns the state of the agent.
+            http: sends requests.
+            metrics: counts, for all servers.
+            clock: returns Unix seconds.
+        """
+        self.name = config.identity
+        self.spool = spool
+        self._config = config
+        self._snapshot = snapshot
+        self._client = RemoteWriteClient(config, http)
+        self._clock = clock
+        self._metrics = metrics
+        self._native = config.histograms != "classic"
+        self._keys: set[int] | None = None  # of the newest snapshot, once it was read
+        self._wake = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._problems: dict[str, str] = {}  # by the task that has it
+
+    @property
+    def problem(self) -> str:
+        """Why the server does not get everything; empty if it does."""
+        return "; ".join(filter(None, self._problems.values()))
+
+    def lag(self) -> float:
+        """Return the age of the oldest snapshot that the server does not have."""
+        oldest = self.spool.oldest
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000)
+
+    def completeness(self) -> float | None:
+        """Return the share of the series sent so far that the server accepted."""
+        accepted = self._metrics.series.labels(self.name).value
+        dropped = sum(
+            value
+            for (name, _), value in self._metrics.dropped.samples().items()
+            if name == self.name
+        )
+        return accepted / (accepted + dropped) if accepted + dropped else None
+
+    async def run_snapshots(self) -> None:
+        """Take a snapshot at every interval, until cancelled."""
+        seconds = parse_duration(self._config.interval)
+        for turn in count(1):
+            # On multiples of the interval, so that a restart keeps the rhythm.
+            pause = seconds - self._clock() % seconds
+            await asyncio.sleep(pause if pause > seconds / 10 else pause + seconds)
+            if self._is_due(turn):
+                await self.take()
+            else:
+                self._metrics.skipped.labels(self.name).add()
+
+    async def run_requests(self) -> None:
+        """Send the snapshots in order, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.send_all()
+            except Exception as error:
+                log.exception("remote write failed; retrying", server=self.name)
+                self._problems["send"] = f"{type(error).__name__}: {error}"
+                await asyncio.sleep(MAX_PAUSE)
+                continue
+            await self._wake.wait()
+
+    async def take(self) -> None:
+        """Write a snapshot of what is durable to the spool."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        time, newest = int(self._clock() * 1000), self.spool.newest
+        if newest is not None and time - 1 <= newest:
+            self._metrics.skipped.labels(self.name).add()
+            self._problems["take"] = "the clock was set back"
+            return
+        work = asyncio.to_thread(self._take, time, self._snapshot())
+        # A thread can't be cancelled: the next snapshot waits for it.
+        self._writing = asyncio.create_task(work, name="remote write snapshot")
+        try:
+            await asyncio.shield(self._writing)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                log.exception("snapshot failed", server=self.name)
+            self._problems["take"] = f"cannot write a snapshot: {error}"
+            return
+        self._problems["take"] = ""
+        self._wake.set()
+
+    async def send_all(self) -> None:
+        """Send all snapshots, however long the server cannot be reached."""
+        while (time := self.spool.oldest) is not None:
+            sender = SnapshotSender(
+                self.spool.requests(time), self._client, native=self._native
+            )
+            pause = FIRST_PAUSE
+            try:
+                while not await self._send(sender):
+                    await asyncio.sleep(max(pause * (0.5 + random() / 2), sender.after))
+                    pause = min(pause * 2, MAX_PAUSE)
+            except SnapshotDamaged as damage:
+                log.warning("snapshot dropped", server=self.name, problem=str(damage))
+                self._metrics.skipped.labels(self.name).add()
+            self.spool.mark_sent(time)
+            self._account(sender, time)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _is_due(self, turn: int) -> bool:
+        """Return whether to take a snapshot, though others may wait."""
+        share = self.spool.size / parse_size(self._config.max_disk)
+        every = next(every for least, every in STRETCH if share >= least)
+        return every > 0 and turn % every == 0
+
+    def _take(self, time: int, snapshot: AgentSnapshot) -> None:
+        epoch = str(int(snapshot.view.since))
+        exposition = RemoteWriteExposition(
+            time,
+            {**default_labels(), **self._config.labels, "epoch": epoch},
+            metric_filter(self._config),
+            HistogramFormat(self._native, self._config.max_buckets),
+            self._previous(),
+        )
+        families.write(snapshot, exposition)
+        snapshots = {time: exposition.chunks()}
+        if births := exposition.births():
+            snapshots[time - 1] = births
+        self.spool.add(snapshots)
+        self._keys = exposition.keys
+
+    def _previous(self) -> PreviousSnapshot | None:
+        """Return the newest snapshot."""
+        time = self.spool.newest
+        if time is None:
+            return None
+        read = partial(_read_series, self.spool, time)
+        if self._keys is None:
+            self._keys = set(map(_key, read()))
+        return PreviousSnapshot(time, self._keys, read)
+
+    async def _send(self, sender: SnapshotSender) -> bool:
+        """Send the rest of a snapshot; return whether the server has answered all."""
+        try:
+            await sender.send()
+        except Unavailable as error:
+            self._metrics.failures.labels(self.name).add()
+            problem = str(error)
+            if not self._problems.get("send"):
+                log.warning("remote write fails", server=self.name, problem=problem)
+            self._problems["send"] = problem
+            return False
+        if self._problems.pop("send", ""):
+            log.info("remote write works again", server=self.name)
+        return True
+
+    def _account(self, sender: SnapshotSender, time: int) -> None:
+        """Count what became of a snapshot."""
+        self._metrics.series.labels(self.name).add(sender.accepted)
+        for reason, number in sender.dropped.items():
+            self._metrics.dropped.labels(self.name, reason).add(number)
+        if sender.native_refused and self._native and self._config.histograms == "auto":
+            log.warning("server has no native histograms", server=self.name)
+            self._native = False
+        rejected = {
+            reason: number
+            for reason, number in sender.dropped.items()
+            if self._config.histograms != "auto"
+            or reason is not RejectReason.NATIVE_DISABLED
+        }
+        texts = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
+        # The births of the next snapshot say nothing about its values.
+        if texts or self.spool.oldest != time + 1:
+            self._problems["drop"] = f"series rejected: {texts}" if texts else ""
+
+
+def default_labels() -> dict[str, str]:
+    """Return the labels of all series, which the configuration may override."""
+    return {"job": "kaywatch", "instance": socket.gethostname()}
+
+
+def metric_filter(config: RemoteWriteConfig) -> Callable[[str], bool]:
+    """Return what decides by its name whether a metric is sent."""
+    include = [Expression(pattern) for pattern in config.include]
+    exclude = [Expression(pattern) for pattern in config.exclude]
+
+    @cache
+    def is_sent(name: str) -> bool:
+        included = not include or any(each.fullmatch(name) for each in include)
+        return included and not any(each.fullmatch(name) for each in exclude)
+
+    return is_sent
+
+
+def _read_series(spool: Spool, time: int) -> Iterator[Any]:
+    """Yield the series of a snapshot that had not ended."""
+    try:
+        for request in spool.requests(time):
+            for series in messages.WriteRequest.FromString(request).timeseries:
+                if not is_end(series):
+                    yield series
+    except SnapshotDamaged as damage:
+        log.warning("ends of series may be missing", problem=str(damage))
+
+
+def _key(series: Any) -> int:
+    labels = messages.TimeSeries(labels=series.labels)
+    return key_of(labels.SerializeToString())
