@@ -151,7 +151,7 @@ FAILURE_MODE: dict[str, Any] = {
 # So long do alerts come and go.
 HISTORY_SECONDS = 200
 # A graph is silent after five minutes; the agent may be busy with the past before.
-FAULTS_SECONDS = 600
+FAULTS_SECONDS = 900
 # Requests and the layout of the graph take less.
 SETTLE_MS = 3_000
 PATIENCE_MS = 30_000
@@ -193,7 +193,7 @@ def _take_failures(browser: Browser) -> None:
         repeat_hour(Path(agent.store))
         _start(agent, THRESHOLDS)
         with running(agent, FAULTY):
-            until(lambda: not _missing(agent), "all problems", deadline=FAULTS_SECONDS)
+            _wait_for_problems(agent)
             for shot in FAILURES:
                 url, name = f"{agent.url}/?{shot.query}", f"failure-{shot.name}"
                 _take(browser, url, name, FAILURE_MODE, has_problem=True)
@@ -205,14 +205,23 @@ def _start(agent: Agent, config: str) -> None:
     agent.start("--config", str(path))
 
 
-def _missing(agent: Agent) -> set[tuple[str, str]]:
-    """Return the problems to be shown that the agent does not report yet."""
-    problems: list[dict[str, Any]] = []
-    # At first it is busy with the past of all processes.
-    with contextlib.suppress(AgentUnreachable):
-        problems = agent.get("/api/v1/problems")["problems"]
-    reported = {(problem["service"], problem["kind"]) for problem in problems}
-    return {(shot.service, shot.kind) for shot in FAILURES} - reported
+def _wait_for_problems(agent: Agent) -> None:
+    missing: set[tuple[str, str]] = set()
+
+    def are_reported() -> bool:
+        problems: list[dict[str, Any]] = []
+        # At first it is busy with the past of all processes.
+        with contextlib.suppress(AgentUnreachable):
+            problems = agent.get("/api/v1/problems")["problems"]
+        missing.clear()
+        missing.update((shot.service, shot.kind) for shot in FAILURES)
+        missing.difference_update((each["service"], each["kind"]) for each in problems)
+        return not missing
+
+    try:
+        until(are_reported, "all problems", deadline=FAULTS_SECONDS)
+    except AssertionError as error:
+        raise SystemExit(f"{error}; not reported: {sorted(missing)}") from None
 
 
 def _take(

@@ -282,5 +282,5 @@ export interface Problem {
   cost_usd: number | null;
   run: string;
   /** Those that fire for the same place. */
-  alerts: { id: string; rule: string }[];
+  alerts: { id: string; rule: string; node: string }[];
 }

@@ -36,7 +36,9 @@ test("a problem leads to the view that shows it", () => {
     graph: null,
     node: null,
   });
-  expect(targetOf(problem("alert", { alerts: [{ id: "a1", rule: "slow" }] }))).toEqual({
+  expect(
+    targetOf(problem("alert", { alerts: [{ id: "a1", rule: "slow", node: "" }] })),
+  ).toEqual({
     view: "alerts",
     alert: "a1",
   });

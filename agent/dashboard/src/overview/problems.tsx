@@ -123,19 +123,21 @@ function Row({ problem }: { problem: Problem }) {
           <Since problem={problem} />
         </Link>
         {details.length > 0 && <span class="details">, {details.join(", ")}</span>}
-        {alerts.length > 0 && <Alerts alerts={alerts} />}
+        {alerts.length > 0 && <Alerts {...problem} />}
       </div>
     </li>
   );
 }
 
-function Alerts({ alerts }: Pick<Problem, "alerts">) {
+/** Its alerts, with their nodes where the problem is about several of them. */
+function Alerts({ alerts, node: own }: Problem) {
   return (
     <span class="details">
       ; {alerts.length === 1 ? "alert" : "alerts"}
-      {alerts.map(({ id, rule }, index) => (
+      {alerts.map(({ id, rule, node }, index) => (
         <span key={id}>
           {index > 0 && ","} <Link to={{ view: "alerts", alert: id }}>{rule}</Link>
+          {node !== "" && node !== own && ` (${node})`}
         </span>
       ))}
     </span>
@@ -153,11 +155,22 @@ const DATED: ReadonlySet<Problem["kind"]> = new Set([
   "cost_per_run",
 ]);
 
+// A text that describes a value does not go on with a time.
+const APART: ReadonlySet<Problem["kind"]> = new Set([
+  "alert",
+  "memory",
+  "silent",
+  "never_reached",
+  "drift",
+  "cost_per_run",
+]);
+
 /** When a problem began: if that was before all the agent looked at, for how long. */
 function Since({ problem: { kind, since } }: { problem: Problem }) {
   if (since === null) return DATED.has(kind) ? <> for at least 1 h</> : null;
   return (
     <>
+      {APART.has(kind) && ","}
       {kind === "process_died" ? " at " : " since "}
       {formatTime(since).slice(0, -3)}{" "}
       <span class="quiet">

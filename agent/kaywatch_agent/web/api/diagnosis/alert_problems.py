@@ -43,17 +43,19 @@ def alert_problem(
         labels.get(name, "") for name in ("service", "graph", "node")
     )
     place = " / ".join(filter(None, (service, graph, node)))
+    # Most summaries begin with the place, or with the rule's name without one.
+    summary = facts.summary.removeprefix(place or facts.rule).lstrip("/: ")
+    text, *details = summary.split("; ")
     return ProblemView(
         kind=kind,
         severity=facts.severity,
         service=service,
         graph=graph,
         node=node,
-        # Most summaries begin with the place, or with the rule's name without one.
-        text=facts.summary.removeprefix(place or facts.rule).lstrip("/: "),
-        details=[],
+        text=text,
+        details=details,
         since=facts.fired if is_firing else facts.started,
         count=None,
         cost_usd=None,
-        alerts=[AlertRef(facts.id, facts.rule)] if is_firing else [],
+        alerts=[AlertRef(facts.id, facts.rule, node)] if is_firing else [],
     )

@@ -35,10 +35,11 @@ ProblemKind = Literal[
 
 
 class AlertRef(ResponseBody):
-    """The id of an alert, and the name of its rule."""
+    """The id of an alert, the name of its rule, and its node, if it is about one."""
 
     id: str
     rule: str
+    node: str
 
 
 class ProblemView(ResponseBody):

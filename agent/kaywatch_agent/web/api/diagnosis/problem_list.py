@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from kaywatch_agent.model.alerts import SEVERITIES
+from kaywatch_agent.model.alerts import SEVERITIES, AlertDetails
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.diagnosis.alert_problems import (
@@ -20,7 +20,11 @@ from kaywatch_agent.web.api.diagnosis.node_checks import (
     CHECKS,
     Suspect,
 )
-from kaywatch_agent.web.api.diagnosis.problem import AlertRef, ProblemView
+from kaywatch_agent.web.api.diagnosis.problem import (
+    AlertRef,
+    ProblemKind,
+    ProblemView,
+)
 from kaywatch_agent.web.api.parameters import Service, WindowText, window_seconds
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot
@@ -31,6 +35,7 @@ DEFAULT_WINDOW: Final = "5m"
 MAX_PROBLEMS: Final = 100
 
 _FAILURES: Final = ("failing", "low_traffic")
+_LOOPS: Final = ("runaway", "unusual_loop")
 
 
 class ProblemsQuery(Struct, frozen=True):
@@ -70,8 +75,7 @@ def _problems(snapshot: AgentSnapshot, duration: str) -> list[ProblemView]:
     """Return the problems of all services, the most urgent first."""
     evidence = NodeEvidence(snapshot, window_seconds(duration))
     problems = list(_merged([*_by_figures(evidence), *_present(evidence)]))
-    problems.extend(_add_alerts(problems, snapshot.alerts()))
-    return sorted(problems, key=_urgency)
+    return sorted(_with_alerts(problems, snapshot.alerts()), key=_urgency)
 
 
 def _by_figures(evidence: NodeEvidence) -> Iterator[ProblemView]:
@@ -122,29 +126,43 @@ def _merged(problems: Iterable[ProblemView]) -> Iterator[ProblemView]:
     yield from first.values()
 
 
-def _add_alerts(
+def _with_alerts(
     problems: list[ProblemView], alerts: AlertsSnapshot
-) -> Iterator[ProblemView]:
-    """Add firing alerts to the problems of their place; yield the others."""
+) -> list[ProblemView]:
+    """Return the problems with their firing alerts; any other alert is a problem."""
+    problems = problems.copy()
     shown = {ref.id for problem in problems for ref in problem.alerts}
     for alert in alerts.alerts:
         if not alert.lifecycle.is_firing or alert.id in shown:
             continue
         facts = alerts.describe(alert)
-        labels = facts.labels
-        same = [problem for problem in problems if _is_about(labels, problem)]
+        same = [problem for problem in problems if _is_about(facts, problem)]
         for problem in same:
-            problem.alerts.append(AlertRef(facts.id, facts.rule))
+            node = facts.labels.get("node", "")
+            problem.alerts.append(AlertRef(facts.id, facts.rule, node))
             # The rule's severity is the user's; a check may raise it, but not lower it.
             problem.severity = max(problem.severity, facts.severity, key=_rank)
         if not same:
-            yield alert_problem(facts)
+            kind: ProblemKind = "runaway" if facts.rule in _LOOPS else "alert"
+            problems.append(alert_problem(facts, kind))
+    return problems
 
 
-def _is_about(labels: Mapping[str, str], problem: ProblemView) -> bool:
-    """Return whether an alert is about the place of a problem."""
-    names = [name for name in ("service", "graph", "node") if labels.get(name)]
-    return bool(names) and all(labels[name] == getattr(problem, name) for name in names)
+def _is_about(facts: AlertDetails, problem: ProblemView) -> bool:
+    """Return whether an alert is about the place of a problem.
+
+    A run that goes in circles is one problem of its graph, with an alert for each node
+    on its way.
+    """
+    names = ["service", "graph", "node"]
+    if facts.rule in _LOOPS:
+        if problem.kind != "runaway":
+            return False
+        names.remove("node")
+    known = [name for name in names if facts.labels.get(name)]
+    return bool(known) and all(
+        facts.labels[name] == getattr(problem, name) for name in known
+    )
 
 
 _rank = SEVERITIES.index

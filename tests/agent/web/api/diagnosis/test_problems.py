@@ -181,7 +181,32 @@ def test_problems_of_one_place_are_one_sentence_with_their_alert(
     assert any("takes 1s on average" in text for text in rows["failing"]["details"])
     assert rows["failing"]["severity"] == "critical"
     (alert,) = watched.get("/api/v1/alerts", state="firing", rule="fails")["alerts"]
-    assert rows["failing"]["alerts"] == [{"id": alert["id"], "rule": "fails"}]
+    assert rows["failing"]["alerts"] == [
+        {"id": alert["id"], "rule": "fails", "node": "pay"}
+    ]
+
+
+def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
+    now = time.time()
+    nodes = ("check", "pay")
+    first = {"v": 1, "client": b"client-16-bytes!", "service": "shop"}
+    events = [{"graph": "order", "node": node, "seconds": 0.1} for node in nodes]
+    run = {
+        "events": events,
+        "in_flight": [["order", "pay", now, "r1", 1_000, now - 60]],
+        "loops": [["order", node, 500, "r1"] for node in nodes],
+    }
+    hello = {**first, "type": "hello", "pid": 4711, "host": "h1", "start": now - 100}
+    watched.receive([hello, {**first, "type": "batch", "seq": 1, "sent": now, **run}])
+    rows = problems(watched)
+    assert [*rows] == ["runaway"]
+    (problem,) = rows.values()
+    assert (problem["text"], problem["severity"]) == ("a run goes in circles", "error")
+    alerts = watched.get("/api/v1/alerts", state="firing")["alerts"]
+    assert {alert["rule"] for alert in alerts} == {"runaway", "unusual_loop"}
+    assert {alert["labels"]["node"] for alert in alerts} == {"check", "pay"}
+    assert {alert["id"] for alert in problem["alerts"]} == {a["id"] for a in alerts}
+    assert {alert["node"] for alert in problem["alerts"]} == {"check", "pay"}
 
 
 def test_an_alert_without_another_problem_is_one(watched: Served) -> None:
