@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 from kaywatch_agent.model.alerts import SEVERITIES, AlertDetails
 from kaywatch_agent.model.bounds import Count, Moment
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.diagnosis.alert_problems import (
     alert_problem,
@@ -21,7 +22,6 @@ from kaywatch_agent.web.api.diagnosis.node_checks import (
     Suspect,
 )
 from kaywatch_agent.web.api.diagnosis.problem import (
-    AlertRef,
     ProblemKind,
     ProblemView,
 )
@@ -34,8 +34,15 @@ __all__ = ["list_problems"]
 DEFAULT_WINDOW: Final = "5m"
 MAX_PROBLEMS: Final = 100
 
-_FAILURES: Final = ("failing", "low_traffic")
+_FAILURES: Final[tuple[ProblemKind, ...]] = ("failing", "low_traffic")
 _LOOPS: Final = ("runaway", "unusual_loop")
+
+# The metrics of rules whose values the text of a problem already has.
+_SAID: Final[Mapping[ProblemKind, tuple[str, ...]]] = {
+    **dict.fromkeys(_FAILURES, ("error_rate", "success_rate")),
+    "masked_failures": ("masked_rate", "retry_rate"),
+    "slow": ("latency_avg",),
+}
 
 
 class ProblemsQuery(Struct, frozen=True):
@@ -138,14 +145,21 @@ def _with_alerts(
         facts = alerts.describe(alert)
         same = [problem for problem in problems if _is_about(facts, problem)]
         for problem in same:
-            node = facts.labels.get("node", "")
-            problem.alerts.append(AlertRef(facts.id, facts.rule, node))
-            # The rule's severity is the user's; a check may raise it, but not lower it.
-            problem.severity = max(problem.severity, facts.severity, key=_rank)
+            _add_alert(problem, facts)
         if not same:
             kind: ProblemKind = "runaway" if facts.rule in _LOOPS else "alert"
             problems.append(alert_problem(facts, kind))
     return problems
+
+
+def _add_alert(problem: ProblemView, facts: AlertDetails) -> None:
+    own = alert_problem(facts)
+    problem.alerts += own.alerts
+    # The rule's severity is the user's; a check may raise it, but not lower it.
+    problem.severity = max(problem.severity, facts.severity, key=_rank)
+    metric = facts.condition.split(" ")[0]
+    if facts.rule not in BUILT_IN and metric not in _SAID.get(problem.kind, ()):
+        problem.details.append(own.text)
 
 
 def _is_about(facts: AlertDetails, problem: ProblemView) -> bool:

@@ -186,6 +186,23 @@ def test_problems_of_one_place_are_one_sentence_with_their_alert(
     ]
 
 
+def test_what_a_rule_of_the_user_found_is_a_detail(watched: Served) -> None:
+    rules = [
+        {"name": name, "metric": metric, "op": ">", "value": value, "for": "0"}
+        for name, metric, value in (
+            ("fails", "error_rate", 0.2),
+            ("slow-pay", "latency_p95", 0.5),
+        )
+    ]
+    watched.call(lambda: watched.source.alerting.use(load({"rule": rules}), {}))
+    failed = {"outcome": "error", "error": "OSError", "seconds": 1.0, "action": ""}
+    push_past(watched, lambda age: [failed] if age <= 600 else [{}, {}])
+    details = problems(watched)["failing"]["details"]
+    assert any("take up to" in detail for detail in details)
+    # The sentence has the share of failures itself.
+    assert not any("error rate" in detail for detail in details)
+
+
 def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     now = time.time()
     nodes = ("check", "pay")
