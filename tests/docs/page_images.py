@@ -122,7 +122,7 @@ FAILURES = (
     ),
     Shot(
         "drift",
-        "view=node&service=reviews&graph=ticket&node=Review&window=1h",
+        "view=graph&service=reviews&graph=ticket&window=15m&compare=yesterday",
         "drift",
     ),
     Shot("waste", "view=models&service=writer&window=1h", "wasted_spend"),

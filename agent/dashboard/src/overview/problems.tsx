@@ -129,18 +129,41 @@ function Row({ problem }: { problem: Problem }) {
   );
 }
 
-/** Its alerts, with their nodes where the problem is about several of them. */
+/** Its alerts by rule, with their nodes where the problem is about several of them. */
 function Alerts({ alerts, node: own }: Problem) {
+  const byRule = new Map<string, Problem["alerts"]>();
+  for (const alert of alerts) {
+    byRule.set(alert.rule, [...(byRule.get(alert.rule) ?? []), alert]);
+  }
   return (
     <span class="details">
-      ; {alerts.length === 1 ? "alert" : "alerts"}
-      {alerts.map(({ id, rule, node }, index) => (
-        <span key={id}>
-          {index > 0 && ","} <Link to={{ view: "alerts", alert: id }}>{rule}</Link>
-          {node !== "" && node !== own && ` (${node})`}
+      ; {alerts.length === 1 ? "alert" : "alerts"}{" "}
+      {[...byRule].map(([rule, [first, ...more]], index) => (
+        <span key={rule}>
+          {index > 0 && ", "}
+          {first && (more.length || (first.node && first.node !== own)) ? (
+            <>
+              {rule} of <NodeLinks alerts={[first, ...more]} />
+            </>
+          ) : (
+            <Link to={{ view: "alerts", alert: first?.id ?? null }}>{rule}</Link>
+          )}
         </span>
       ))}
     </span>
+  );
+}
+
+function NodeLinks({ alerts }: Pick<Problem, "alerts">) {
+  return (
+    <>
+      {alerts.map(({ id, node, rule }, index) => (
+        <span key={id}>
+          {index > 0 && ", "}
+          <Link to={{ view: "alerts", alert: id }}>{node || rule}</Link>
+        </span>
+      ))}
+    </>
   );
 }
 
@@ -159,14 +182,16 @@ const DATED: ReadonlySet<Problem["kind"]> = new Set([
 const APART: ReadonlySet<Problem["kind"]> = new Set([
   "alert",
   "memory",
-  "silent",
-  "never_reached",
   "drift",
   "cost_per_run",
 ]);
 
+// Their texts say for how long; `since` is when that became too long.
+const UNDATED: ReadonlySet<Problem["kind"]> = new Set(["silent", "never_reached"]);
+
 /** When a problem began: if that was before all the agent looked at, for how long. */
 function Since({ problem: { kind, since } }: { problem: Problem }) {
+  if (UNDATED.has(kind)) return null;
   if (since === null) return DATED.has(kind) ? <> for at least 1 h</> : null;
   return (
     <>
