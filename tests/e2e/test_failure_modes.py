@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 from tests.agent.simulation import test_week
 from tests.agents import DEADLINE, Agent, until
 from tests.docs.monitored import (
@@ -24,6 +25,9 @@ from tests.e2e.healthy_hour import watch_healthy_services
 from tests.receivers import Receivers, run_receivers
 
 from kaywatch_agent.rules.built_in import BUILT_IN
+
+# Some rules wait for a minute before they notify, and a busy machine takes its time.
+pytestmark = pytest.mark.timeout(300)
 
 APPLICATION = str(Path(__file__).parent / "faulty_app.py")
 

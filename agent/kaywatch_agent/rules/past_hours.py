@@ -122,8 +122,10 @@ class PastHours(Generic[K]):
             known = hour, stats.executions.reshape(HOURS + 1, size).T
         # A group that is new in this hour has no earlier executions.
         new = size - len(known[1])
-        self._executions[selector] = hour, np.pad(known[1], ((0, new), (0, 0)))
-        return self._executions[selector][1]
+        if new:
+            known = hour, np.pad(known[1], ((0, new), (0, 0)))
+        self._executions[selector] = known
+        return known[1]
 
     def sums(
         self, selector: K, period: Period, groups: SeriesGroups[Any], view: View
@@ -141,9 +143,11 @@ class PastHours(Generic[K]):
             known = hour, stats.executions, stats.total
         # A group that is new in this hour has no earlier executions.
         new = size - len(known[1])
-        executions, total = np.pad(known[1], (0, new)), np.pad(known[2], (0, new))
-        self._sums[key] = hour, executions, total
-        return executions, total
+        if new:
+            executions, total = (np.pad(known[1], (0, new)), np.pad(known[2], (0, new)))
+            known = hour, executions, total
+        self._sums[key] = known
+        return known[1:]
 
     def actions(
         self, selector: K, groups: SeriesGroups[Any], view: View

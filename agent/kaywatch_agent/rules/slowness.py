@@ -33,6 +33,9 @@ MIN_SLOW: Final = 0.1
 # With fewer executions in a period, its average is not known.
 MIN_COMPARED: Final = 100
 
+# A smaller difference is chance, and not worth a sentence.
+NOTABLE: Final = 1.2
+
 # Of the first two, the slower one counts; the last one is for nodes that did too little
 # then.
 _PERIODS: Final = (YESTERDAY, LAST_WEEK, LAST_DAY)
@@ -48,7 +51,7 @@ def latency_over_usual(rule: Rule, windows: WindowCache) -> MetricValues:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.where(average < MIN_SLOW, 0.0, average / usual.seconds)
     notes, usual_by_group = {}, {}
-    for n in np.flatnonzero(values > 1.0).tolist():
+    for n in np.flatnonzero(values > NOTABLE).tolist():
         executions, seconds = int(recent.executions[n]), float(usual.seconds[n])
         usual_by_group[groups[n]] = seconds
         notes[groups[n]] = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+import pytest
 from tests.agent.simulation.company import (
     DAY,
     GRAPHS,
@@ -23,6 +24,9 @@ from kaywatch_agent.config import assemble
 from kaywatch_agent.simulation.backtest import Episode, backtest, find_episodes
 from kaywatch_agent.simulation.simulation import Simulation
 from kaywatch_agent.units import duration
+
+# A week takes half a minute of a core, and a busy machine takes its time.
+pytestmark = pytest.mark.timeout(300)
 
 HOOK = {"hook": {"type": "webhook", "url_file": "/run/secrets/hook"}}
 RETRIES = Effect(retries=2)
