@@ -4,6 +4,7 @@ They run within the import, so they can neither wait for it nor use its result. 
 calls are noted, and repeated after it. This module imports nothing that takes time.
 """
 
+import sys
 import time
 
 TYPE_CHECKING = False  # as in `kaywatch`
@@ -27,15 +28,18 @@ def stand_in(name: str) -> object:
 
 def repeat_calls() -> None:
     """Record what was noted."""
-    import kaywatch
-
     while _calls:
         try:
             name, args, kwargs = _calls.pop(0)
         except IndexError:  # another thread has popped it
             return
-        record = _record if name == "execution" else getattr(kaywatch, name)
+        record = _record if name == "execution" else _public(name)
         record(*args, **kwargs)
+
+
+def _public(name: str) -> "Any":
+    """Return a public name. No import: the package imports this module."""
+    return getattr(sys.modules["kaywatch"], name)
 
 
 class EarlyExecution:
@@ -63,9 +67,7 @@ class EarlyExecution:
 
     def __call__(self, function: "Callable[..., Any]") -> "Callable[..., Any]":
         def recorded(*args: "Any", **kwargs: "Any") -> "Any":
-            import kaywatch
-
-            decorate = kaywatch.execution(self.graph, self.node)
+            decorate = _public("execution")(self.graph, self.node)
             return decorate(function)(*args, **kwargs)
 
         return recorded
