@@ -35,6 +35,7 @@ __all__ = [
     "merge",
     "select",
     "split",
+    "without_histograms",
     "sum_in_order",
 ]
 
@@ -62,7 +63,7 @@ MAX_GATHERED_FACTS: Final = 1_000_000
 
 # The facts that wait to be merged, 16 bytes each: an hour of 10,000 series has 25
 # million.
-MAX_MERGED_FACTS: Final = 2_000_000
+MAX_MERGED_FACTS: Final = 1_000_000
 
 # Large buckets are merged in pieces with this many facts, which bounds the temporary
 # arrays to about 60 MB. In larger pieces, merging is no faster.
@@ -181,6 +182,14 @@ def split(bucket: Bucket, at: Ints | None = None) -> list[Bucket]:
         )
         for row, fact in zip(pairwise(rows), pairwise(facts), strict=True)
     ]
+
+
+def without_histograms(bucket: Bucket) -> Bucket:
+    """Return a bucket without the facts of histograms: most facts of busy series."""
+    kept = bucket.fact_keys & ((1 << ROW_SHIFT) - 1) > NUMBER_MASK
+    return bucket._replace(
+        fact_keys=bucket.fact_keys[kept], fact_counts=bucket.fact_counts[kept]
+    )
 
 
 def select(bucket: Bucket, rows: Ints) -> Bucket:

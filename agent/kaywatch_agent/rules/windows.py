@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kaywatch_agent.aggregate.bucket import Bucket, Dimension, first_rows, gather
+from kaywatch_agent.aggregate.bucket import (
+    Bucket,
+    Dimension,
+    first_rows,
+    gather,
+    without_histograms,
+)
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.client import Client
@@ -130,7 +136,8 @@ class WindowCache:
         self.past: PastHours[SeriesSelector] = PastHours()
         self._expected: dict[tuple[SeriesSelector, float], set[Dimension]] = {}
         self._groups: dict[SeriesSelector, SeriesGroups[Group]] = {}
-        self._buckets: dict[float, list[Bucket]] = {}
+        # By window, and whether they have the facts of histograms.
+        self._buckets: dict[tuple[float, bool], list[Bucket]] = {}
         self._stats: dict[
             tuple[SeriesSelector, float], tuple[set[Dimension], GroupStats]
         ] = {}
@@ -180,25 +187,44 @@ class WindowCache:
         if stats is None or known_dimensions is None or not needed <= known_dimensions:
             stats = GroupStats(groups.numbers, len(groups), needed)
             # Without a series, the buckets need not even be gathered.
-            for bucket in self.buckets(window) if len(groups) else ():
+            histograms = Dimension.HISTOGRAM in needed or self._has_histograms(window)
+            for bucket in self.buckets(window, histograms) if len(groups) else ():
                 stats.add(first_rows(bucket, len(groups.numbers)))
             self._stats[selector, window] = needed, stats
         return groups.names, stats
 
-    def buckets(self, window: float) -> list[Bucket]:
-        """Return the buckets of a window that ends now."""
+    def buckets(self, window: float, histograms: bool = False) -> list[Bucket]:
+        """Return the buckets of a window that ends now.
+
+        Args:
+            window: seconds; infinite for everything since first seen.
+            histograms: whether the facts of histograms are wanted. Series that use up
+                their limits have 40 MB of them in each bucket.
+        """
         view = self.input.view
         if math.isinf(window):
             return [view.totals]
         window = max(window, self.input.resolution)
-        if window not in self._buckets:
+        key = (window, histograms)
+        if key not in self._buckets:
             # The bucket in progress counts: a failure is noticed within a second, not
             # ten.
             start, end = view.now - window, view.now + BUCKET_SECONDS
             # No metric of a rule is about phases.
             buckets = view.between(start, end, window / COARSE, phases=False)
-            self._buckets[window] = gather(bucket for _, bucket in buckets)
-        return self._buckets[window]
+            parts = (bucket for _, bucket in buckets)
+            self._buckets[key] = gather(
+                parts if histograms else map(without_histograms, parts)
+            )
+        return self._buckets[key]
+
+    def _has_histograms(self, window: float) -> bool:
+        """Return whether a rule needs histograms: one pass is for all rules."""
+        return any(
+            Dimension.HISTOGRAM in dimensions
+            for (_, other), dimensions in self._expected.items()
+            if other == window
+        )
 
     def context(self, window: float) -> MetricContext:
         """Return the inputs of a window's metrics besides statistics."""

@@ -51,7 +51,7 @@ def _history(db: sqlite3.Connection) -> StoredHistory:
     if names:  # otherwise nothing was written yet
         registry.restore(keys, names)
     stored = bucket_starts(db, 0.0, NEVER, 0.0)
-    journal = read_journal(db, "step >= ?", 0)
+    journal = {n: [*parts] for n, parts in read_journal(db, "step >= ?", 0)}
     spans = [(start, start + tier) for tier, start in stored]
     spans += [(n * FINEST, (n + 1) * FINEST) for n in journal]
     return StoredHistory(

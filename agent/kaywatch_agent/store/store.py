@@ -14,6 +14,9 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -262,8 +265,7 @@ class Store:
     ) -> int:
         """Move the journal of closed buckets to `buckets`, and write the totals."""
         closed = current - 1  # the previous bucket is still open, as in History
-        journal = read_journal(db, "step >= 0 AND step < ?", closed)
-        for n, parts in journal.items():
+        for n, parts in read_journal(db, "step >= 0 AND step < ?", closed):
             tiers.add(db, BUCKET_SECONDS, n * BUCKET_SECONDS, merge(parts))
         db.execute("DELETE FROM journal WHERE step < ?", (closed,))
         db.execute(
@@ -279,8 +281,10 @@ class Store:
         totals_tick, totals = _totals(db)
         newer = _newer_entries(db, totals_tick)
         buckets = {
-            n: merge([tiers.bucket(db, BUCKET_SECONDS, n * BUCKET_SECONDS), *parts])
-            for n, parts in read_journal(db, "step >= ?", 0).items()
+            n: merge(
+                chain([tiers.bucket(db, BUCKET_SECONDS, n * BUCKET_SECONDS)], parts)
+            )
+            for n, parts in read_journal(db, "step >= ?", 0)
         }
         meta = dict(db.execute("SELECT key, value FROM meta"))
         (tick,) = db.execute("SELECT max(tick) FROM journal").fetchone()
@@ -331,15 +335,24 @@ def read_failures(db: sqlite3.Connection) -> list[FailureRecord]:
 
 def read_journal(
     db: sqlite3.Connection, where: str, bound: int
-) -> dict[int, list[Bucket]]:
-    """Return the journal's entries that match, by bucket number."""
-    entries: dict[int, list[Bucket]] = defaultdict(list)
-    for n, data in db.execute(
-        f"SELECT step, data FROM journal WHERE {where} ORDER BY tick",  # noqa: S608
+) -> Iterator[tuple[int, Iterator[Bucket]]]:
+    """Yield the number of each bucket with entries that match, and the entries.
+
+    One entry is decoded at a time: those of ten seconds may take hundreds of MB.
+    """
+    places = db.execute(
+        f"SELECT step, tick FROM journal WHERE {where} ORDER BY step, tick",  # noqa: S608
         (bound,),
-    ):
-        entries[n].append(decode(data))
-    return entries
+    ).fetchall()
+    for n, entries in groupby(places, itemgetter(0)):
+        yield n, map(partial(_read_entry, db), entries)
+
+
+def _read_entry(db: sqlite3.Connection, place: tuple[int, int]) -> Bucket:
+    (data,) = db.execute(
+        "SELECT data FROM journal WHERE step = ? AND tick = ?", place
+    ).fetchone()
+    return decode(data)
 
 
 def _totals(db: sqlite3.Connection) -> tuple[int, Bucket]:
