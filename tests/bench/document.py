@@ -32,6 +32,11 @@ HIGHLIGHTS: Final = {
     "agent CPU, 500 processes with 20 events/s each": "CPU of an agent for 500"
     " processes with 20 events/s each",
 }
+# The peers that it shows beside them; the page has the others.
+HIGHLIGHT_PEERS: Final = (
+    *("prometheus_client", "statsd over UDP", "OpenTelemetry SDK"),
+    *("statsd, 1 per packet", "collectd, 1 per packet"),
+)
 HIGHLIGHTS_HEADER: Final = "| | kaywatch | for comparison |"
 HIGHLIGHTS_TABLE: Final = re.compile(
     rf"{re.escape(HIGHLIGHTS_HEADER)}\n.*?\n\n", re.DOTALL
@@ -64,7 +69,7 @@ def render_highlights(document: dict[str, Any]) -> str:
         peers = ", ".join(
             f"{peer['who']} {format_number(peer['median'])} {row['unit']}"
             for peer in row["peers"]
-            if peer["median"] is not None
+            if peer["who"] in HIGHLIGHT_PEERS and peer["median"] is not None
         )
         ours = f"**{format_number(row['ours']['median'])} {row['unit']}**"
         lines.append(f"| {label} | {ours} | {peers} |".replace("|  |", "| |"))
