@@ -153,10 +153,11 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
             }
         )
     result = events(send_recorded(recorder))
-    for one, other in zip(result, expected, strict=True):
-        # Two keys that no UTF-8 can hold may have become one question mark.
-        if len(one["labels"]) == len(other["labels"]):
-            assert one == other
+    for one, other, (*_, labels, _) in zip(result, expected, given_, strict=True):
+        # Two names with characters that are replaced may have become one.
+        if not len(one["labels"]) == len(other["labels"]) == len(labels):
+            one["labels"] = other["labels"]
+        assert one == other
 
 
 @calm
