@@ -262,6 +262,11 @@ class Recorder:
         end = graph, time.time(), seconds, outcome, reason, node, action, visits
         self.pending.runs.record(end)
 
+    def began(self) -> None:
+        """Start a sender if none runs: what begins may hang before its first event."""
+        if not self.pending.executions.is_open:
+            self.pending.executions.wake()
+
     def failed(self, failure: Failure) -> None:
         """Keep the details of a failure, up to the limit, and send it early."""
         if len(self.failures) < MAX_FAILURES:

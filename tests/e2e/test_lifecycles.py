@@ -332,6 +332,33 @@ with kaywatch.execution("g", "endless"):
     assert agent.executions() == {"done": 5}
 
 
+HANGING = {
+    "block": "with kaywatch.execution('g', 'Hang'): time.sleep(60)",
+    "flow": """
+from pocketflow import Flow, Node
+kaywatch.instrument()
+class Hang(Node):
+    def exec(self, prep_res):
+        time.sleep(60)
+Flow(start=Hang()).run({})
+""",
+}
+
+
+@pytest.mark.parametrize("way", HANGING)
+def test_a_process_whose_first_node_hangs_is_known_with_this_node(
+    agent: Agent, way: str
+) -> None:
+    child = agent.spawn("import kaywatch, time\n" + HANGING[way])
+
+    (client,) = until(
+        lambda: [one for one in agent.clients() if one["in_flight"]],
+        "the node is in flight",
+    )
+    assert client["pid"] == child.pid
+    assert [flight["node"] for flight in client["in_flight"]] == ["Hang"]
+
+
 def test_an_agent_started_later_gets_earlier_events(
     installed: str, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ class Run:
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
         _runs.add(self)
+        _run_began()
 
     def set_reason(self, reason: str) -> None:
         """Note why the loop ends after the visits so far."""
@@ -151,6 +152,7 @@ current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
 
 _runs: Final = process.recorder.runs
 _next_number: Final = process.recorder.run_ids.next_number
+_run_began: Final = process.recorder.began
 _run_ended: Final = process.recorder.run_ended
 _clock: Final = time.perf_counter
 _set_run: Final = current_run.set
