@@ -74,11 +74,11 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_the_readme_has_the_figures_of_the_benchmarks() -> None:
-    rows = {
-        row.split("|")[1].strip(): row
-        for row in (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
-        if row.startswith("| ")
-    }
+    rows: dict[str, str] = {}
+    for row in (ROOT / "docs" / "benchmarks.md").read_text().splitlines():
+        if row.startswith("| "):
+            # The first table has the figures; later ones compare.
+            rows.setdefault(row.split("|")[1].strip(), row)
     match = HIGHLIGHTS_TABLE.search((ROOT / "README.md").read_text())
     assert match
     table = match[0].strip().splitlines()
