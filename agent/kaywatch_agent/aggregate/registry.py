@@ -227,7 +227,6 @@ class Registry:
         overflow_rows: the rows that stand for other series.
         overflow: lookups of series beyond a limit, until somebody resets it.
         actions, errors, ends: the other names.
-        interners: these by kind.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -242,14 +241,14 @@ class Registry:
         self.errors = self._interner(ErrorKey("", ""), ErrorKey(OTHER, ""))
         other_end = EndPoint(OTHER, OTHER, OTHER)
         self.ends = self._interner(EndPoint("", "", ""), other_end)
-        self.interners: Mapping[str, Interner[Any]] = {
-            "actions": self.actions,
-            "errors": self.errors,
-            "ends": self.ends,
-        }
         self._rows: dict[SeriesKey, int] = {}
         # Of the series within the limits.
         self._graphs: defaultdict[str, set[str]] = defaultdict(set)  # by service
+
+    @property
+    def interners(self) -> Mapping[str, Interner[Any]]:
+        """Actions, errors and ends, by kind."""
+        return {"actions": self.actions, "errors": self.errors, "ends": self.ends}
 
     def row(self, key: SeriesKey, client: str) -> int:
         """Return the row of a series; beyond the limits, of the one that stands for it.

@@ -136,11 +136,15 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
         errors=errors,
     )
     result.metrics = values
-    shown = columns[condition.metric]
+    _add_notes(result, groups, columns[condition.metric])
+    return result
+
+
+def _add_notes(result: RuleResult, groups: list[Group], shown: MetricValues) -> None:
+    """Add what the metric that is shown says about its values."""
     result.usual, result.compared = shown.usual, shown.notes
     notes = {n: shown.note(groups[n]) for n in result.breaching}
     result.notes = {n: note for n, note in notes.items() if note}
-    return result
 
 
 def _truth(

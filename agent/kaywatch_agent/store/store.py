@@ -301,9 +301,7 @@ class Store:
             stored=[n for n in tiers.list_buckets(db) if n not in buckets],
             failures=read_failures(db),
             topologies=_topologies(db),
-            clients={
-                name: _bytes(data) for name, data in db.execute("SELECT * FROM clients")
-            },
+            clients=_clients(db),
             counters=_bytes(meta.get("counters", b"{}")),
             documents=_documents(db),
         )
@@ -377,6 +375,11 @@ def _add(totals: Bucket, newer: list[Bucket]) -> Bucket:
 def _topologies(db: sqlite3.Connection) -> list[TopologyRecord]:
     rows = db.execute("SELECT data FROM topologies")
     return [_topology.decode(data) for (data,) in rows]
+
+
+def _clients(db: sqlite3.Connection) -> dict[str, bytes]:
+    rows = db.execute("SELECT * FROM clients")
+    return {name: _bytes(data) for name, data in rows}
 
 
 def _documents(db: sqlite3.Connection) -> dict[tuple[str, str], bytes]:
