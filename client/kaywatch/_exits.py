@@ -1,6 +1,6 @@
 """Calls back shortly before this process ends in an orderly way.
 
-Strategy: `atexit` covers a return, `sys.exit` and an exception that nobody handles. For
+Strategy: `atexit` covers a return, `sys.exit` and an unhandled exception. For
 the other orderly ends Python has no hook, so the functions that cause them are wrapped:
 children of multiprocessing, billiard and RQ end with `os._exit`, reloaders replace the
 process with `os.exec*`, and uvicorn sends the signal that stopped it to itself once

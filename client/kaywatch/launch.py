@@ -44,8 +44,9 @@ Run an application with KayGraph and PocketFlow instrumented, without changing
 its code. This covers COMMAND and every Python process that it starts."""
 
 _MORE: Final = """\
-With KAYGRAPH_COLLECT_METRICS=false the command runs unchanged. Python's options
--I, -E and -S prevent instrumentation. The agent may start later: events wait.
+KAYGRAPH_COLLECT_METRICS=false runs the command without monitoring. Python's
+options -I, -E and -S prevent instrumentation. Events are buffered until an
+agent starts.
 
 Examples:
   kaywatch run -- python app.py

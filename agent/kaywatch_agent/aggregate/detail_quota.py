@@ -1,6 +1,6 @@
 """Bounds the memory of details, such as in-flight nodes, by process and by user.
 
-Details are a copy of what a client says of itself, kept until it says something else.
+Details are a copy of what a client reports about itself, kept until its next report.
 What exceeds a limit is dropped and counted; events and totals are not affected.
 """
 

@@ -66,7 +66,7 @@ def _print_error(error: Exception) -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=epilog(
         "kaywatch serve                 # run the agent, one on each host",
-        "kaywatch run -- python app.py  # run an application under monitoring",
+        "kaywatch run -- python app.py  # run an application with monitoring",
         "kaywatch status                # show health, clients and nodes",
         exits="0 success, 1 failure, 2 usage error, 78 configuration error. `kaywatch"
         " COMMAND --help` has the details of a command.",
@@ -76,7 +76,8 @@ def _print_error(error: Exception) -> None:
 def kaywatch() -> None:
     """Production monitoring for KayGraph and PocketFlow applications.
 
-    An agent on each host receives events from applications, stores them, and reports
-    them in the terminal, over HTTP, and as alerts. An application sends events if it is
-    started with `kaywatch run`, or calls kaywatch.instrument().
+    The agent of a host receives events from applications and stores them. Statistics
+    are shown in the terminal, in a browser and over HTTP, and problems raise alerts.
+    An application sends events if it is started with `kaywatch run` or calls
+    kaywatch.instrument().
     """

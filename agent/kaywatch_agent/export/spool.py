@@ -2,8 +2,8 @@
 
 Strategy: one file per snapshot, named by the time of its samples. It is durable before
 its first request is sent, so that a retry, even by another process, sends identical
-samples, which a server stores once. The last accepted snapshot is kept: it says which
-series the server knows.
+samples, which a server stores once. The last accepted snapshot is kept: it has the
+series that the server knows.
 """
 
 from __future__ import annotations

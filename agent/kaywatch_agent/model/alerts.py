@@ -183,8 +183,8 @@ class AlertDetails(AlertSummary, frozen=True, kw_only=True):
         history: the values of the last windows, oldest first, at most 30.
         evidence: the last failed executions when it fired.
         host: where the agent runs.
-        in_words: whether the summary states the value in words, so that the figure says
-            no more, such as the number of deaths.
+        in_words: whether the summary states the value in words, so that the figure adds
+            nothing, such as the number of deaths.
     """
 
     resolved: bool = False
@@ -259,7 +259,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     `due` is when it was first due, after its group's wait; `not_before` is when it may
     be sent next. `settled` is when it was sent or given up; `code` is the last HTTP
     status, 0 for no response. `thread_root` is the id of the message that it updates
-    or replies to. `failed_over` says that the receiver's fallback was notified, too.
+    or replies to. `failed_over` is set if the receiver's fallback was notified, too.
     """
 
     id: str

@@ -196,7 +196,7 @@ def without_error_texts(alert: AlertDetails) -> AlertDetails:
 
 
 def also_notified(notification: Notification) -> str:
-    """Return who else was notified of the alerts; empty for nobody."""
+    """Return who else was notified of the alerts; empty for none."""
     names = ", ".join(notification.also)
     return f"Also notified: {names}" if names else ""
 

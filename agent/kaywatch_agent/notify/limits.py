@@ -157,7 +157,7 @@ class ReceiverState:
             result: of the attempt.
             now: Unix seconds.
             delay: how long the message itself will wait.
-            alone: whether a rejection says nothing about other messages.
+            alone: whether a rejection does not affect other messages.
         """
         self.in_flight = ""
         if result.outcome is DeliveryOutcome.SENT:

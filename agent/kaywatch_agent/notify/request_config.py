@@ -1,4 +1,4 @@
-"""The keys that say how requests to a receiver or a heartbeat's URL are sent."""
+"""The keys of requests to a receiver or a heartbeat's URL."""
 
 from __future__ import annotations
 

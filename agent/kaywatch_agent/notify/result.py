@@ -98,7 +98,7 @@ def judge_status(
     Args:
         status: the HTTP status.
         headers: of the response; their names may have any case.
-        error: what the body says.
+        error: the error message in the body.
         now: Unix seconds, for a Retry-After that is a date.
         gone: the outcome of 410, which ends a subscription in Standard Webhooks.
     """

@@ -76,7 +76,7 @@ def check_receivers(
 
 
 def labels_per(config: RuleConfig, condition: Condition, path: str) -> tuple[str, ...]:
-    """Return the labels that tell the alerts of a rule apart.
+    """Return the labels that distinguish the alerts of a rule.
 
     Raises:
         ConfigError: the rule's series lack one of them, or it is listed twice.

@@ -1,7 +1,7 @@
 """What a failure has cost: seconds, and tokens and money for models.
 
 Costs of failed attempts are counted by clients. Others are estimated from what an
-execution cost on average in the rule's window; texts about them say "about".
+execution cost on average in the rule's window; texts about them contain "about".
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
 
 
 def _add_notes(result: RuleResult, groups: list[Group], shown: MetricValues) -> None:
-    """Add what the metric that is shown says about its values."""
+    """Add the notes of the metric that is shown."""
     result.usual, result.compared = shown.usual, shown.notes
     notes = {n: shown.note(groups[n]) for n in result.breaching}
     result.notes = {n: note for n, note in notes.items() if note}

@@ -25,7 +25,7 @@ class SeriesMemory:
         Args:
             key: one of a bounded number.
             series: the number of series. They are only ever added.
-            compute: returns the result, which nobody changes afterwards.
+            compute: returns the result, which must not be changed afterwards.
         """
         known = self._results.get(key)
         if known is None or known[0] != series:

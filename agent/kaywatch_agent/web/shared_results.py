@@ -30,7 +30,7 @@ class SharedResults:
         Args:
             key: what the result depends on, besides the time.
             now: Unix seconds.
-            compute: returns the result, which nobody changes afterwards.
+            compute: returns the result, which must not be changed afterwards.
         """
         with self._lock:
             fresh = {

@@ -44,7 +44,7 @@ class SelfPipe:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody waits any longer."""
+        """Whether no thread waits any longer."""
         return self._reader.fileno() < 0
 
     def notify(self) -> None:

@@ -290,7 +290,7 @@ class FlushRequest:
 
     Args:
         deadline: monotonic seconds.
-        stop: whether to say goodbye and end the thread afterwards.
+        stop: whether to announce the end of the client and end the thread afterwards.
         through: the last batch to wait for; None for all events.
     """
 

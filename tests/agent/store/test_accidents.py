@@ -272,7 +272,7 @@ def outcome_at_start(
     if writer.problem:
         reported = "degraded"
     elif any(line["event"] == "a new store begins" for line in logs):
-        reported = "the log says that a new store begins"
+        reported = "the log reports a new store"
     else:
         reported = "nothing to report"
     count = executions(state.totals)

@@ -186,7 +186,7 @@ const APART: ReadonlySet<Problem["kind"]> = new Set([
   "cost_per_run",
 ]);
 
-// Their texts say for how long; `since` is when that became too long.
+// Their texts contain a duration; `since` is when it became too long.
 const UNDATED: ReadonlySet<Problem["kind"]> = new Set(["silent", "never_reached"]);
 
 /** When a problem began: if that was before all the agent looked at, for how long. */

@@ -33,7 +33,7 @@ STALE_SECONDS: Final = 60
     epilog=epilog(
         "kaywatch alerts",
         "kaywatch alerts --severity warning --graph SupportDesk",
-        "kaywatch alerts --all --limit 5  # resolved ones, too",
+        "kaywatch alerts --all --limit 5  # include resolved alerts",
     )
 )
 @click.option("--all", "everything", is_flag=True, help="Include resolved alerts.")

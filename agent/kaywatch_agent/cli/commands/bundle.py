@@ -42,8 +42,8 @@ def bundle(output: str, config: str, url: str) -> None:
     It contains versions, the results of `kaywatch doctor`, the configuration, the
     state of the agent, its metrics, and the last lines of its log. Keys, tokens,
     passwords, e-mail addresses and the paths of webhooks are replaced. Names of
-    services, graphs and nodes, and messages of errors are included: look at the file
-    before you pass it on. The agent need not run.
+    services, graphs and nodes, and messages of errors are included: review the file
+    before you share it. It also works without a running agent.
     """
     # These import the whole agent.
     from kaywatch_agent.cli.bundle import collect

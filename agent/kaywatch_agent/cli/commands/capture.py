@@ -63,7 +63,7 @@ def _parse_speed(text: str) -> float:
     "--seconds",
     metavar="DURATION",
     type=options.duration(0.001),
-    help="End after this time.  [default: at Ctrl-C]",
+    help="Stop after this time.  [default: at Ctrl-C]",
 )
 @click.option(
     "--max-size",
@@ -71,7 +71,7 @@ def _parse_speed(text: str) -> float:
     type=options.SIZE,
     default="1GB",
     show_default=True,
-    help="End when the file has this size.",
+    help="Stop when the file reaches this size.",
 )
 @click.option(
     "--redact", is_flag=True, help="Replace error messages and other user data."
@@ -125,7 +125,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
 @click.option(
     "--keep-times",
     is_flag=True,
-    help="Keep the times of events.  [default: shift them]",
+    help="Keep the original times of events.  [default: shift them]",
 )
 @click.option("--info", is_flag=True, help="Show what FILE contains; send nothing.")
 @options.json
@@ -142,7 +142,8 @@ def replay(
 ) -> None:
     """Send a capture in FILE to an agent.
 
-    Clients get new ids, so that every replay counts, and times are shifted to now.
+    Clients get new ids, so the events of every replay are counted. Times are shifted
+    to now.
     """
     from kaywatch_agent.capture.file import CaptureReader
 

@@ -23,7 +23,7 @@ __all__ = ["demo"]
     "--seconds",
     metavar="DURATION",
     type=options.duration(1),
-    help="End after this time, and print a summary.  [default: at Ctrl-C]",
+    help="Stop after this time, and print a summary.  [default: at Ctrl-C]",
 )
 @click.option(
     "--processes",

@@ -62,11 +62,11 @@ def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
 
     Check the agent, its configuration, socket, clients, clock, store, receivers,
     brokers, service and host, and the environment of applications started here. With
-    SECTION, run only the checks of these sections. Change and send nothing; only
-    connect to receivers. The agent need not run.
+    SECTION, run only the checks of these sections. Nothing is changed, and receivers
+    are connected to without being sent a message. A running agent is not required.
 
-    Some checks need the agent's user or root. Checks that are not possible are listed
-    with the reason.
+    Some checks need the agent's user or root. Checks that are skipped are listed with
+    the reason.
     """
     # Imported here, because these modules import the whole agent.
     from kaywatch_agent.cli.doctor.checks import run_checks

@@ -22,7 +22,7 @@ __all__ = ["tail", "top"]
     epilog=epilog(
         "kaywatch top",
         "kaywatch top --sort latency --window 1h --graph SupportDesk",
-        "kaywatch top --once  # as in a script",
+        "kaywatch top --once  # for scripts",
     )
 )
 @options.window(default="5m")
@@ -91,17 +91,17 @@ def top(
     metavar="DURATION",
     help="Include only executions and runs that took longer, such as 2s.",
 )
-@click.option("--runs", is_flag=True, help="Include runs of graphs when they end.")
+@click.option("--runs", is_flag=True, help="Also print runs of graphs when they end.")
 @click.option(
     "--rate",
     metavar="N",
     type=click.IntRange(1, 1000),
     default=1000,
     show_default=True,
-    help="Print at most N lines a second; the rest is counted.",
+    help="Print at most N lines a second, and count the others.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="End after N lines."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N lines."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @options.url

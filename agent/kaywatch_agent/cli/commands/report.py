@@ -41,7 +41,7 @@ def report(since: float, output: str, url: str) -> None:
     """Write a report as one HTML file, for a ticket or an e-mail.
 
     It shows health, alerts, graphs, nodes, failures, cost and processes, and needs
-    neither scripts nor a connection. Messages of failures are redacted, as in the
+    neither scripts nor a connection. Error messages are redacted as in the
     agent.
     """
     # Imported here: rendering needs modules that no other command does.

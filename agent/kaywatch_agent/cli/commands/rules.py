@@ -44,7 +44,7 @@ def rules() -> None:
 def check(file: str | None) -> None:
     """Validate rules, and print what each one means.
 
-    FILE is a configuration.  [default: the one that `kaywatch serve` reads]
+    FILE is a configuration.  [default: the file that `kaywatch serve` reads]
     """
     path = configuration.find(file)
     config = configuration.load(path)
@@ -140,7 +140,7 @@ def backtest_(
     """Evaluate rules on stored history.
 
     Print when the rules would have fired, and which messages each receiver would have
-    got. Nothing is changed or sent; the agent may be running.
+    received. Nothing is changed or sent; the agent may be running.
     """
     loaded = configuration.load(configuration.find(config or None))
     # Names are checked before the history is read, which may take seconds.

@@ -27,7 +27,7 @@ __all__ = ["check", "run", "serve"]
     epilog=epilog(
         "kaywatch serve",
         "kaywatch serve --config kaywatch.toml --http 127.0.0.1:9500",
-        "kaywatch serve --store :memory: --socket /tmp/kw.sock  # stores nothing",
+        "kaywatch serve --store :memory: --socket /tmp/kw.sock  # nothing on disk",
         exits="0 after SIGTERM or SIGINT; 1 cannot open a socket, a port or the store;"
         " 2 usage error; 78 configuration error.",
     )
@@ -47,8 +47,8 @@ __all__ = ["check", "run", "serve"]
 @click.option(
     "--store",
     metavar="PATH",
-    help="The database, or :memory: to store nothing.  [default: kaywatch.db in"
-    " /var/lib/kaywatch for root, else in ~/.local/state/kaywatch]",
+    help="The database file, or :memory: to write nothing to disk.  [default:"
+    " kaywatch.db in /var/lib/kaywatch for root, else in ~/.local/state/kaywatch]",
 )
 @options.config
 def serve(
@@ -64,10 +64,9 @@ def serve(
     errors are logged. Changes of a socket, an address or the store's path need a
     restart.
 
-    Environment: the default folders of the socket and the store are RUNTIME_DIRECTORY
-    and STATE_DIRECTORY, which systemd sets, or XDG_RUNTIME_DIR and XDG_STATE_HOME.
-    CREDENTIALS_DIRECTORY contains secrets. Keys that end with _env name variables with
-    secrets.
+    Environment: under systemd, the socket is created in RUNTIME_DIRECTORY and the store
+    in STATE_DIRECTORY; otherwise XDG_RUNTIME_DIR and XDG_STATE_HOME are used. Secrets
+    can be files in CREDENTIALS_DIRECTORY, or variables that a key ending in _env names.
     """
     _import_structlog()
     # Imported here, because these modules import the whole agent.
@@ -161,7 +160,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...]) -> None:
-    """Run an application under monitoring, without changing its code."""
+    """Run an application with monitoring, without changing its code."""
     from kaywatch import launch
 
     launch.main(arguments)  # for tests: `__main__` runs `run` without this module

@@ -16,7 +16,7 @@ __all__ = ["service"]
 SERVICE = "kaywatch.service"
 
 _user = click.option(
-    "--user", is_flag=True, help="Use the systemd of your user, without root."
+    "--user", is_flag=True, help="Use your user's systemd; root is not needed."
 )
 
 
@@ -37,14 +37,15 @@ def service() -> None:
     "--http-socket",
     "http",
     is_flag=True,
-    help="Have systemd open the HTTP socket, too, at http.listen.",
+    help="Let systemd open the HTTP socket at http.listen as well.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the files, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the files without writing them.")
 @click.option("--now", is_flag=True, help="Enable and start the service.")
 def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> None:
-    """Write the service's units; repeat it after an upgrade.
+    """Write the systemd units; run this again after an upgrade.
 
-    Keep your changes in drop-ins (`systemctl edit kaywatch`), which are never changed.
+    Put changes of your own into drop-ins (`systemctl edit kaywatch`), which this
+    command never overwrites.
     """
     manager = Manager(user)
     files = installer.plan_files(manager, config, http)
@@ -63,7 +64,7 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
 def uninstall(user: bool) -> None:
     """Stop the service and remove its units.
 
-    Data and configuration stay.
+    The data and the configuration are kept.
     """
     for step in installer.uninstall(Manager(user)):
         click.echo(step)

@@ -70,7 +70,7 @@ def status(url: str, as_json: bool) -> None:
 def stats(name: str, url: str, as_json: bool, **query: str | None) -> None:
     """Show all statistics of the node or graph NAME.
 
-    NAME is a name in `kaywatch status`. If a node and a graph have the same name, the
+    `kaywatch status` lists the names. If a node and a graph have the same name, the
     node is shown. Nodes with the same name in several graphs or services are combined.
     """
     path = quote(name, safe="", errors="surrogateescape")

@@ -208,7 +208,7 @@ def judge_webhook(response: Response, now: float) -> DeliveryResult:
     """Return the result of a webhook's response: its status decides.
 
     Slack sends `ok`; services that accept Slack's payloads send JSON or nothing. Only a
-    complete JSON body that says `"ok": false` makes a success a failure.
+    complete JSON body with `"ok": false` makes a success a failure.
     """
     body = response.json
     if body.get("ok") is not False or not 200 <= response.status < 300:

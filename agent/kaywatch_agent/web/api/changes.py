@@ -134,7 +134,7 @@ def _alerts(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]:
 
 
 def _reason(alert: Alert, facts: AlertDetails, place: Sequence[str]) -> str:
-    """Return why an alert fired; the summary of one that ended says why it ended."""
+    """Return why an alert fired; the summary of an ended alert states why it ended."""
     episodes = episodes_of(alert.timeline, facts.unit, facts.window_seconds)
     if alert.lifecycle.ended is None or not episodes:
         return facts.summary
@@ -275,7 +275,7 @@ def _first_times(
 def _split(
     wanted: NDArray[np.int64], keys: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the wanted keys that sorted keys lack, and those that they have."""
+    """Return the wanted keys that sorted keys lack, and the keys that they have."""
     if not len(keys):
         return wanted, keys
     at = np.searchsorted(keys, wanted)
