@@ -1,4 +1,4 @@
-"""Debian's Prometheus in a process of its own, for tests: started, asked, killed."""
+"""Debian's Prometheus and VictoriaMetrics, for tests: started, asked, killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from typing import Any
 from tests.agents import DEADLINE, free_port, kill, until
 from tests.servers import require
 
-__all__ = ["Prometheus", "running_prometheus"]
+__all__ = [
+    "Prometheus",
+    "VictoriaMetrics",
+    "running_prometheus",
+    "running_victoria_metrics",
+]
 
 # The features that native histograms and exemplars need in this version.
 NATIVE = "--enable-feature=native-histograms,exemplar-storage"
@@ -25,6 +30,9 @@ Samples = list[tuple[dict[str, str], float]]
 
 class Prometheus:
     """One `prometheus`, which scrapes some targets once a second."""
+
+    name = "Prometheus"
+    ready_path = "/-/ready"
 
     def __init__(
         self,
@@ -54,16 +62,9 @@ class Prometheus:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [
-            require("prometheus"),
-            f"--config.file={self.folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self.folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            *self.options,
-        ]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self._is_ready, "Prometheus is ready")
+            self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
+        until(self._is_ready, f"{self.name} is ready")
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
@@ -97,14 +98,56 @@ class Prometheus:
         """Return what it logged."""
         return (self.folder / "log").read_text()
 
+    def _command(self) -> list[str]:
+        return [
+            require("prometheus"),
+            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            *self.options,
+        ]
+
     def _is_ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log()
         try:
-            with self._opener.open(f"{self.url}/-/ready", timeout=DEADLINE):
+            with self._opener.open(f"{self.url}{self.ready_path}", timeout=DEADLINE):
                 return True
         except OSError:
             return False
+
+
+class VictoriaMetrics(Prometheus):
+    """One `victoria-metrics`: the configuration and the API are those of Prometheus."""
+
+    name = "VictoriaMetrics"
+    ready_path = "/health"
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """Return the data of a path below /api/v1, with the samples of this second."""
+        return super().ask(path, **parameters, nocache="1")
+
+    def _command(self) -> list[str]:
+        return [
+            require("victoria-metrics"),
+            f"-promscrape.config={self.folder / 'prometheus.yml'}",
+            f"-storageDataPath={self.folder / 'data'}",
+            f"-httpListenAddr=127.0.0.1:{self.port}",
+            *self.options,
+        ]
+
+
+@contextlib.contextmanager
+def running_victoria_metrics(
+    folder: Path, targets: Sequence[str] = ()
+) -> Iterator[VictoriaMetrics]:
+    """Run a VictoriaMetrics within the block; see `running_prometheus`."""
+    server = VictoriaMetrics(folder, targets)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @contextlib.contextmanager

@@ -257,8 +257,7 @@ class App:
         """Report the state of exports, and the agent's state to systemd."""
         components = self.components
         now = components.clock()
-        for server, problem in self.exports.problems().items():
-            components.health.report(f"remote write {server}", now, problem)
+        self.exports.report(components.health)
         status = components.health.status(now)
         self.supervision.tick(now, components.status_counts(), status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -17,6 +18,8 @@ from kaywatch_agent.units import parse_duration, parse_size
 
 __all__ = ["ExportConfig", "RemoteWriteConfig", "parse_export"]
 
+WRITE_PATH: Final = "/api/v1/write"
+QUERY_PATH: Final = "/api/v1/query"
 MIN_INTERVAL: Final = 1.0
 MAX_INTERVAL: Final = 300.0  # Prometheus's queries see a sample for five minutes
 MIN_DISK: Final = 1_000_000
@@ -47,7 +50,12 @@ class RemoteWriteConfig(RequestConfig):
         exclude: regular expressions; metrics whose whole name one of them matches are
             not sent.
         histograms: `native`; or `classic`, for servers without native histograms, which
-            may drop them silently; `auto` sends native ones until they are refused.
+            may drop them silently; `auto` sends native ones until they are refused, or
+            until `query_url` shows that they are not stored.
+        query_url: the query API of the server, such as
+            `https://prometheus.example.org/api/v1/query`; by default that of `url`, if
+            it ends with `/api/v1/write`. It is asked whether histograms were stored,
+            with the same credentials.
         max_buckets: a native histogram with more buckets is sent with a lower
             resolution. Mimir allows 160.
         max_disk: how much disk the samples may take that could not be sent yet. The
@@ -65,6 +73,7 @@ class RemoteWriteConfig(RequestConfig):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     histograms: Literal["auto", "native", "classic"] = "auto"
+    query_url: str = ""
     max_buckets: int = 160
     max_disk: Size = "64MB"
 
@@ -75,6 +84,9 @@ class RemoteWriteConfig(RequestConfig):
         with problems.collect():
             check_url(self.path + "url", self.url)
             self._check_url()
+        if self.query_url:
+            with problems.collect():
+                check_url(self.path + "query_url", self.query_url)
         for key, patterns in (("include", self.include), ("exclude", self.exclude)):
             for number, pattern in enumerate(patterns):
                 try:
@@ -113,6 +125,18 @@ class RemoteWriteConfig(RequestConfig):
     def path(self) -> str:
         """The prefix of its keys in error messages."""
         return "export.remote_write."
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The labels of every series, but for the epoch of the store."""
+        return {"job": "kaywatch", "instance": socket.gethostname(), **self.labels}
+
+    @property
+    def query_address(self) -> str:
+        """The URL of the query API; empty if it is not known."""
+        if self.query_url or not self.url.endswith(WRITE_PATH):
+            return self.query_url
+        return self.url.removesuffix(WRITE_PATH) + QUERY_PATH
 
     @property
     def identity(self) -> str:

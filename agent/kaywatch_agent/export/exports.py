@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +12,7 @@ from kaywatch_agent.errors import ConfigError, StartError
 from kaywatch_agent.export.config import ExportConfig, RemoteWriteConfig
 from kaywatch_agent.export.metrics import RemoteWriteMetrics
 from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
 if TYPE_CHECKING:
@@ -87,9 +88,12 @@ class Exports:
                 await asyncio.gather(*map(_finish, servers))
         await self._http.aclose()
 
-    def problems(self) -> Mapping[str, str]:
-        """Return the problem of each server, by name; empty for none."""
-        return {server.name: server.problem for server in self._servers}
+    def report(self, health: Health) -> None:
+        """Report the state of each server to `/health`."""
+        now = self._clock()
+        for server in self._servers:
+            stage = f"remote write {server.name}"
+            health.report(stage, now, server.problem, server.histograms.note)
 
     # -- inside ------------------------------------------------------------------------
 
@@ -119,6 +123,9 @@ class Exports:
         )
         metrics.spool.set_function(
             lambda: {(each.name,): each.spool.size for each in self._servers}
+        )
+        metrics.native.set_function(
+            lambda: {(each.name,): each.histograms.native for each in self._servers}
         )
         metrics.completeness.set_function(
             lambda: {

@@ -45,3 +45,8 @@ class RemoteWriteMetrics(Metrics):
         "The share of the series sent since the start that a server accepted.",
         labels=("server",),
     )
+    native = Gauge(
+        "kaywatch_remote_write_native_histograms",
+        "1 while a server is sent native histograms, 0 for classic ones.",
+        labels=("server",),
+    )

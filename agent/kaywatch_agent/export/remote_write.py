@@ -9,29 +9,21 @@ while the spool fills up, fewer are taken.
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 from itertools import count
 from random import random
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
+from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
 from kaywatch_agent.export.config import RemoteWriteConfig
-from kaywatch_agent.export.encoding import is_end, key_of, messages
-from kaywatch_agent.export.exposition import (
-    HistogramFormat,
-    PreviousSnapshot,
-    RemoteWriteExposition,
-)
+from kaywatch_agent.export.exposition import HistogramFormat, RemoteWriteExposition
+from kaywatch_agent.export.histogram_support import HistogramSupport, NativeStatus
 from kaywatch_agent.export.metrics import RemoteWriteMetrics
-from kaywatch_agent.export.sender import (
-    RejectReason,
-    RemoteWriteClient,
-    SnapshotSender,
-    Unavailable,
-)
+from kaywatch_agent.export.newest import NewestSnapshot
+from kaywatch_agent.export.sender import RejectReason, SnapshotSender
 from kaywatch_agent.export.spool import SnapshotDamaged, Spool
 from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.regex import Expression
@@ -48,6 +40,12 @@ MAX_PAUSE: Final = 30.0
 # The shares of `max_disk` in use from which on only each n-th snapshot is taken.
 STRETCH: Final = ((1.0, 0), (0.9, 64), (0.75, 16), (0.5, 4), (0.0, 1))
 
+_OF_NATIVE_STATUS: Final = {
+    NativeStatus.REFUSED: RejectReason.NATIVE_DISABLED,
+    NativeStatus.DISCARDED: RejectReason.NATIVE_DISCARDED,
+}
+_OF_NATIVE: Final = frozenset(_OF_NATIVE_STATUS.values())
+
 log = structlog.get_logger("kaywatch.export")
 
 
@@ -57,6 +55,7 @@ class RemoteWrite:
     Attributes:
         name: of the server.
         spool: the snapshots that it does not have yet.
+        histograms: whether it gets native ones.
     """
 
     def __init__(
@@ -84,10 +83,10 @@ class RemoteWrite:
         self._config = config
         self._snapshot = snapshot
         self._client = RemoteWriteClient(config, http)
+        self.histograms = HistogramSupport(config, spool.folder, self._client)
         self._clock = clock
         self._metrics = metrics
-        self._native = config.histograms != "classic"
-        self._keys: set[int] | None = None  # of the newest snapshot, once it was read
+        self._newest = NewestSnapshot(spool)
         self._wake = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._problems: dict[str, str] = {}  # by the task that has it
@@ -95,7 +94,9 @@ class RemoteWrite:
     @property
     def problem(self) -> str:
         """Why the server does not get everything; empty if it does."""
-        return "; ".join(filter(None, self._problems.values()))
+        return "; ".join(
+            filter(None, (*self._problems.values(), self.histograms.problem))
+        )
 
     def lag(self) -> float:
         """Return the age of the oldest snapshot that the server does not have."""
@@ -163,7 +164,7 @@ class RemoteWrite:
         """Send all snapshots, however long the server cannot be reached."""
         while (time := self.spool.oldest) is not None:
             sender = SnapshotSender(
-                self.spool.requests(time), self._client, native=self._native
+                self.spool.requests(time), self._client, drop_native=self._drop_native()
             )
             pause = FIRST_PAUSE
             try:
@@ -175,6 +176,9 @@ class RemoteWrite:
                 self._metrics.skipped.labels(self.name).add()
             self.spool.mark_sent(time)
             self._account(sender, time)
+            if self.spool.oldest is None:
+                await self.histograms.verify(sender.names)
+            self._count_native()
 
     # -- inside ------------------------------------------------------------------------
 
@@ -186,29 +190,25 @@ class RemoteWrite:
 
     def _take(self, time: int, snapshot: AgentSnapshot) -> None:
         epoch = str(int(snapshot.view.since))
+        previous = self._newest.read()
+        native = self.histograms.native
         exposition = RemoteWriteExposition(
             time,
-            {**default_labels(), **self._config.labels, "epoch": epoch},
+            {**self._config.all_labels, "epoch": epoch},
             metric_filter(self._config),
-            HistogramFormat(self._native, self._config.max_buckets),
-            self._previous(),
+            HistogramFormat(
+                native,
+                self._config.max_buckets,
+                is_new=self._newest.native not in (None, native),
+            ),
+            previous,
         )
         families.write(snapshot, exposition)
         snapshots = {time: exposition.chunks()}
         if births := exposition.births():
             snapshots[time - 1] = births
         self.spool.add(snapshots)
-        self._keys = exposition.keys
-
-    def _previous(self) -> PreviousSnapshot | None:
-        """Return the newest snapshot."""
-        time = self.spool.newest
-        if time is None:
-            return None
-        read = partial(_read_series, self.spool, time)
-        if self._keys is None:
-            self._keys = set(map(_key, read()))
-        return PreviousSnapshot(time, self._keys, read)
+        self._newest.replace(exposition)
 
     async def _send(self, sender: SnapshotSender) -> bool:
         """Send the rest of a snapshot; return whether the server has answered all."""
@@ -230,24 +230,36 @@ class RemoteWrite:
         self._metrics.series.labels(self.name).add(sender.accepted)
         for reason, number in sender.dropped.items():
             self._metrics.dropped.labels(self.name, reason).add(number)
-        if sender.native_refused and self._native and self._config.histograms == "auto":
-            log.warning("server has no native histograms", server=self.name)
-            self._native = False
+        self.histograms.unverified += sender.accepted_native
+        if sender.native_refused:
+            self.histograms.refuse()
         rejected = {
             reason: number
             for reason, number in sender.dropped.items()
-            if self._config.histograms != "auto"
-            or reason is not RejectReason.NATIVE_DISABLED
+            if reason not in _OF_NATIVE or self._config.histograms != "auto"
         }
         texts = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
         # The births of the next snapshot say nothing about its values.
         if texts or self.spool.oldest != time + 1:
             self._problems["drop"] = f"series rejected: {texts}" if texts else ""
 
+    def _drop_native(self) -> RejectReason | None:
+        """Return why native histograms of waiting snapshots are not sent, if so."""
+        if self.histograms.native:
+            return None
+        return _OF_NATIVE_STATUS.get(self.histograms.status)
 
-def default_labels() -> dict[str, str]:
-    """Return the labels of all series, which the configuration may override."""
-    return {"job": "kaywatch", "instance": socket.gethostname()}
+    def _count_native(self) -> None:
+        """Count the accepted native histograms, once their fate is known."""
+        status = self.histograms.status
+        if status is NativeStatus.UNKNOWN:
+            return
+        number, self.histograms.unverified = self.histograms.unverified, 0
+        if status is NativeStatus.DISCARDED:
+            reason = RejectReason.NATIVE_DISCARDED
+            self._metrics.dropped.labels(self.name, reason).add(number)
+        else:
+            self._metrics.series.labels(self.name).add(number)
 
 
 def metric_filter(config: RemoteWriteConfig) -> Callable[[str], bool]:
@@ -261,19 +273,3 @@ def metric_filter(config: RemoteWriteConfig) -> Callable[[str], bool]:
         return included and not any(each.fullmatch(name) for each in exclude)
 
     return is_sent
-
-
-def _read_series(spool: Spool, time: int) -> Iterator[Any]:
-    """Yield the series of a snapshot that had not ended."""
-    try:
-        for request in spool.requests(time):
-            for series in messages.WriteRequest.FromString(request).timeseries:
-                if not is_end(series):
-                    yield series
-    except SnapshotDamaged as damage:
-        log.warning("ends of series may be missing", problem=str(damage))
-
-
-def _key(series: Any) -> int:
-    labels = messages.TimeSeries(labels=series.labels)
-    return key_of(labels.SerializeToString())

@@ -7,29 +7,20 @@ counted by reason.
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import cramjam
 from google.protobuf.message import DecodeError
 
-from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.export.config import RemoteWriteConfig
-from kaywatch_agent.export.encoding import messages
+from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
+from kaywatch_agent.export.encoding import is_end, messages
 from kaywatch_agent.export.spool import SnapshotDamaged
-from kaywatch_agent.notify.http import HttpClient, NoResponse, Response
-from kaywatch_agent.notify.request_options import RequestOptions
+from kaywatch_agent.notify.http import Response
 
-__all__ = ["RejectReason", "RemoteWriteClient", "SnapshotSender", "Unavailable"]
+__all__ = ["RejectReason", "SentNames", "SnapshotSender"]
 
-_HEADERS: Final = {
-    "Content-Type": "application/x-protobuf",
-    "Content-Encoding": "snappy",
-    "X-Prometheus-Remote-Write-Version": "0.1.0",
-}
 MAX_ERROR: Final = 200  # characters of a server's error message
 MAX_RETRY_AFTER: Final = 300.0  # seconds
 
@@ -42,6 +33,7 @@ class RejectReason(StrEnum):
     DUPLICATE = "duplicate"
     TOO_LARGE = "too_large"
     NATIVE_DISABLED = "native_disabled"
+    NATIVE_DISCARDED = "native_discarded"
     OTHER = "other"
 
 
@@ -58,48 +50,18 @@ _TEXTS: Final = (
 _NATIVE_DISABLED: Final = "native histograms are disabled"
 
 
-class Unavailable(Exception):
-    """The server may have stored nothing; the same request has to be sent again."""
+class SentNames(NamedTuple):
+    """Metrics of a snapshot that a server accepted; empty for none.
 
+    Attributes:
+        native: one with a native histogram that has values.
+        other: one without a histogram.
+        epoch: the label of both.
+    """
 
-class RemoteWriteClient:
-    """Sends single requests to one server."""
-
-    def __init__(self, config: RemoteWriteConfig, http: HttpClient) -> None:
-        self._config = config
-        self._http = http
-
-    async def post(self, series: Iterable[Any]) -> Response:
-        """Send series; return the response, whatever its status.
-
-        Raises:
-            Unavailable: there was no response, or the credentials cannot be read.
-        """
-        request = messages.WriteRequest(timeseries=series)
-        body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
-        try:
-            return await self._http.post(
-                self._config.url, body, _HEADERS, options=self._options()
-            )
-        except (NoResponse, ConfigError) as error:
-            raise Unavailable(str(error)) from None
-
-    def _options(self) -> RequestOptions:
-        """Return how to send; secrets are read again at each request."""
-        config = self._config
-        options = config.request_options()
-        if config.bearer_token is not None:
-            value = f"Bearer {config.bearer_token.read()}"
-        elif config.password is not None:
-            value = _basic(config.username, config.password.read())
-        else:
-            return options
-        return RequestOptions(
-            options.timeout,
-            {**options.headers, "Authorization": value},
-            options.proxy,
-            options.ca,
-        )
+    native: str = ""
+    other: str = ""
+    epoch: str = ""
 
 
 class SnapshotSender:
@@ -107,27 +69,36 @@ class SnapshotSender:
 
     Attributes:
         native_refused: whether the server refused native histograms.
-        accepted: how many series it accepted.
+        accepted: how many series without histograms it accepted.
+        accepted_native: how many native histograms it accepted, and perhaps stored.
+        names: some of these.
         dropped: how many series were dropped, by reason.
         after: how long the server asks to wait after `Unavailable`, in seconds.
     """
 
     def __init__(
-        self, requests: Iterator[bytes], client: RemoteWriteClient, *, native: bool
+        self,
+        requests: Iterator[bytes],
+        client: RemoteWriteClient,
+        *,
+        drop_native: RejectReason | None = None,
     ) -> None:
         """Send nothing yet.
 
         Args:
             requests: the encoded messages of the snapshot.
             client: sends them.
-            native: whether to send native histograms; otherwise they are dropped.
+            drop_native: why native histograms are dropped; None to send them.
         """
-        self.native_refused = not native
+        self.native_refused = False
         self.accepted = 0
+        self.accepted_native = 0
+        self.names = SentNames()
         self.dropped: Counter[RejectReason] = Counter()
         self.after = 0.0
         self._requests = requests
         self._client = client
+        self._drop_native = drop_native
         self._waiting: list[list[Any]] = []  # the last one is sent next
 
     async def send(self) -> None:
@@ -145,13 +116,27 @@ class SnapshotSender:
             if response is None:
                 continue
             if 200 <= response.status < 300:
-                self.accepted += len(series)
+                self._accept(series)
             elif not self._split(series, response):
                 self._waiting.append(series)
                 self.after = _retry_after(response.headers)
                 raise Unavailable(_error(response))
 
     # -- inside ------------------------------------------------------------------------
+
+    def _accept(self, series: Iterable[Any]) -> None:
+        names = self.names
+        for each in series:
+            if each.histograms:
+                self.accepted_native += 1
+                if each.histograms[0].count_int and not names.native:
+                    epoch = _label(each, "epoch")
+                    names = names._replace(native=_label(each, "__name__"), epoch=epoch)
+            else:
+                self.accepted += 1
+                if not names.other and not is_end(each):
+                    names = names._replace(other=_label(each, "__name__"))
+        self.names = names
 
     def _take(self) -> bool:
         """Wait with the next request of the snapshot; return whether there is one."""
@@ -162,7 +147,7 @@ class SnapshotSender:
             series = list(messages.WriteRequest.FromString(data).timeseries)
         except DecodeError as error:
             raise SnapshotDamaged(str(error)) from None
-        if self.native_refused:
+        if self._drop_native is not None:
             series = self._without_native(series)
         self._waiting.append(series)
         return True
@@ -172,6 +157,7 @@ class SnapshotSender:
         text = response.text.lower()
         if _NATIVE_DISABLED in text and any(each.histograms for each in series):
             self.native_refused = True
+            self._drop_native = RejectReason.NATIVE_DISABLED
             self._waiting.append(self._without_native(series))
             return True
         if response.status not in (400, 413):
@@ -189,9 +175,13 @@ class SnapshotSender:
 
     def _without_native(self, series: list[Any]) -> list[Any]:
         rest = [each for each in series if not each.histograms]
-        if len(rest) < len(series):
-            self.dropped[RejectReason.NATIVE_DISABLED] += len(series) - len(rest)
+        if self._drop_native is not None and len(rest) < len(series):
+            self.dropped[self._drop_native] += len(series) - len(rest)
         return rest
+
+
+def _label(series: Any, name: str) -> str:
+    return next((str(e.value) for e in series.labels if e.name == name), "")
 
 
 def _reason(text: str) -> RejectReason:
@@ -218,7 +208,3 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
-
-
-def _basic(username: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

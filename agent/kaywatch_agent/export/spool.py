@@ -30,7 +30,11 @@ class SnapshotDamaged(Exception):
 
 
 class Spool:
-    """The snapshots for one server."""
+    """The snapshots for one server.
+
+    Attributes:
+        folder: their files.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Find the snapshots of an earlier process.
@@ -39,7 +43,7 @@ class Spool:
             OSError: the folder cannot be used.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = folder
         for path in folder.glob(f"*{PARTIAL}"):
             path.unlink()
         self._unsent = {_time(path): _size(path) for path in folder.glob(f"*{UNSENT}")}
@@ -127,14 +131,14 @@ class Spool:
             self._path(self._sent.pop(0), SENT).unlink(missing_ok=True)
 
     def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
+        folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
     def _path(self, time: int, suffix: str) -> Path:
-        return self._folder / f"{time:015d}{suffix}"
+        return self.folder / f"{time:015d}{suffix}"
 
 
 def _read(path: Path) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ class StageHealth(msgspec.Struct, frozen=True):
         age: seconds since its last report; None before the first.
         within: the longest time between reports, in seconds; None if unlimited.
         problem: the problem it reported; empty for none.
+        note: what it reported that is no problem; empty for nothing.
     """
 
     status: Readiness
@@ -35,6 +36,7 @@ class StageHealth(msgspec.Struct, frozen=True):
     age: float | None
     within: float | None
     problem: str
+    note: str = ""
 
 
 class HealthReport(NamedTuple):
@@ -49,6 +51,7 @@ class _StageState:
     within: float | None = None
     reported: float | None = None
     problem: str = ""
+    note: str = ""
 
 
 class Health:
@@ -67,11 +70,12 @@ class Health:
         """Set a stage's deadline: at most `within` seconds between its reports."""
         self._stages.setdefault(stage, _StageState()).within = within
 
-    def report(self, stage: str, now: float, problem: str = "") -> None:
-        """Record that a stage works, and its problem, if any."""
+    def report(self, stage: str, now: float, problem: str = "", note: str = "") -> None:
+        """Record that a stage works, its problem, and a note that is no problem."""
         state = self._stages.setdefault(stage, _StageState())
         state.reported = now
         state.problem = problem
+        state.note = note
 
     def fail(self, stage: str, problem: str) -> None:
         """Record a stage's problem without counting as a report of the stage."""
@@ -97,5 +101,5 @@ class Health:
             status = Readiness.HEALTHY
         age = None if reported is None else silent
         return StageHealth(
-            status, reported is not None, age, state.within, state.problem
+            status, reported is not None, age, state.within, state.problem, state.note
         )

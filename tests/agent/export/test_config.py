@@ -12,9 +12,9 @@ from tests.receivers import Receivers
 
 from kaywatch_agent.config import Config, parse
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
 from kaywatch_agent.export.encoding import messages
 from kaywatch_agent.export.remote_write import metric_filter
-from kaywatch_agent.export.sender import RemoteWriteClient, Unavailable
 from kaywatch_agent.notify.http import HttpClient
 
 SERVER = "[[export.remote_write]]\nurl = 'https://prom:9090/api/v1/write'\n"

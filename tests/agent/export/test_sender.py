@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
 
+from kaywatch_agent.export.client import Unavailable
 from kaywatch_agent.export.encoding import messages
-from kaywatch_agent.export.sender import RejectReason, SnapshotSender, Unavailable
+from kaywatch_agent.export.sender import RejectReason, SnapshotSender
 from kaywatch_agent.notify.http import Response
 
 
@@ -58,9 +59,17 @@ def snapshot(*requests: Sequence[Any]) -> list[bytes]:
     ]
 
 
-def send(server: FakeServer, requests: list[bytes], native: bool = True) -> Any:
+def send(
+    server: FakeServer,
+    requests: list[bytes],
+    drop_native: RejectReason | None = None,
+) -> Any:
     """Send a snapshot, again and again until the server has answered all."""
-    sender = SnapshotSender(iter(requests), server, native=native)  # type: ignore[arg-type]
+    sender = SnapshotSender(
+        iter(requests),
+        server,  # type: ignore[arg-type]
+        drop_native=drop_native,
+    )
     for _ in range(1_000):
         try:
             asyncio.run(sender.send())
@@ -128,26 +137,27 @@ def test_one_birth_that_is_too_old_drops_itself_only() -> None:
     assert len(server.stored) == 9
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_native_histograms_that_are_refused_are_dropped(native: bool) -> None:
+@pytest.mark.parametrize("known", [None, RejectReason.NATIVE_DISCARDED])
+def test_native_histograms_that_are_refused_are_dropped(
+    known: RejectReason | None,
+) -> None:
     server = FakeServer(set())
     server.native = False
     mixed = [series("h", histogram=True), series("a")]
     more = [series("i", histogram=True)]
 
-    sender = send(server, snapshot(mixed, more), native)
+    sender = send(server, snapshot(mixed, more), known)
 
     assert server.stored == ["a"]
-    assert sender.native_refused
-    assert sender.dropped == {RejectReason.NATIVE_DISABLED: 2}
+    assert sender.native_refused is (known is None)
+    assert sender.dropped == {known or RejectReason.NATIVE_DISABLED: 2}
 
 
 def test_a_server_may_ask_to_wait() -> None:
     server = FakeServer(set(), [True])
     sender = SnapshotSender(
         iter(snapshot([series("a")])),
-        server,
-        native=True,  # type: ignore[arg-type]
+        server,  # type: ignore[arg-type]
     )
     with pytest.raises(Unavailable, match=r"^HTTP 503: busy$"):
         asyncio.run(sender.send())

@@ -98,6 +98,7 @@ def test_the_endpoint_gives_each_stage_and_503_when_unhealthy(served: Served) ->
             "age": None,
             "within": 1000.0,
             "problem": "",
+            "note": "",
         }
     }
 

@@ -1,0 +1,107 @@
+"""Requests to one server: remote write, and queries of what it stored."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import cramjam
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.export.config import RemoteWriteConfig
+from kaywatch_agent.export.encoding import messages
+from kaywatch_agent.notify.http import HttpClient, NoResponse, Response, redact_url
+from kaywatch_agent.notify.request_options import RequestOptions
+
+__all__ = ["QueryFailed", "RemoteWriteClient", "Unavailable"]
+
+_HEADERS: Final = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
+_TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
+
+
+class Unavailable(Exception):
+    """The server may have stored nothing; the same request has to be sent again."""
+
+
+class QueryFailed(Exception):
+    """The server has no query API, or does not let us use it."""
+
+
+class RemoteWriteClient:
+    """Sends single requests to one server."""
+
+    def __init__(self, config: RemoteWriteConfig, http: HttpClient) -> None:
+        self._config = config
+        self._http = http
+
+    async def post(self, series: Iterable[Any]) -> Response:
+        """Send series; return the response, whatever its status.
+
+        Raises:
+            Unavailable: there was no response, or the credentials cannot be read.
+        """
+        request = messages.WriteRequest(timeseries=series)
+        body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+        try:
+            return await self._http.post(
+                self._config.url, body, _HEADERS, options=self._options()
+            )
+        except (NoResponse, ConfigError) as error:
+            raise Unavailable(str(error)) from None
+
+    async def query(self, expression: str) -> dict[str, float]:
+        """Return the values of a query by the name of the metric.
+
+        Raises:
+            QueryFailed: the server does not answer it.
+            Unavailable: there was no response, or the server cannot answer now.
+        """
+        # VictoriaMetrics hides samples of the last 30 seconds, unless asked not to use
+        # its cache.
+        url = f"{self._config.query_address}?" + urlencode(
+            {"query": expression, "nocache": "1"}
+        )
+        try:
+            response = await self._http.post(
+                url, b"", options=self._options(), method="GET"
+            )
+        except (NoResponse, ConfigError) as error:
+            raise Unavailable(str(error)) from None
+        if response.status in _TEMPORARY:
+            raise Unavailable(f"HTTP {response.status}")
+        try:
+            samples = response.json["data"]["result"]
+            return {
+                sample["metric"].get("__name__", ""): float(sample["value"][1])
+                for sample in samples
+            }
+        except (LookupError, TypeError, ValueError):
+            text = f"HTTP {response.status} from {redact_url(url)}"
+            raise QueryFailed(text) from None
+
+    def _options(self) -> RequestOptions:
+        """Return how to send; secrets are read again at each request."""
+        config = self._config
+        options = config.request_options()
+        if config.bearer_token is not None:
+            value = f"Bearer {config.bearer_token.read()}"
+        elif config.password is not None:
+            value = _basic(config.username, config.password.read())
+        else:
+            return options
+        return RequestOptions(
+            options.timeout,
+            {**options.headers, "Authorization": value},
+            options.proxy,
+            options.ca,
+        )
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
