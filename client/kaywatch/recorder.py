@@ -264,8 +264,10 @@ class Recorder:
 
     def began(self) -> None:
         """Start a sender if none runs: what begins may hang before its first event."""
-        if not self.pending.executions.is_open:
-            self.pending.executions.wake()
+        executions = self.pending.executions
+        # As `is_open`, which would be another call for every run.
+        if len(executions.watermark) != 1:
+            executions.wake()
 
     def failed(self, failure: Failure) -> None:
         """Keep the details of a failure, up to the limit, and send it early."""
@@ -277,8 +279,10 @@ class Recorder:
         """Keep the details of an error that a retry answered, if there is much room."""
         if len(self.failures) < MAX_RETRIED:
             self.failures.append(failure)
-        if not self.pending.executions.is_open:
-            self.pending.executions.wake()
+        executions = self.pending.executions
+        # As `is_open`, which would be another call for every run.
+        if len(executions.watermark) != 1:
+            executions.wake()
 
     def wired(self, topology: Topology) -> None:
         """Keep a graph's topology, replacing one of the same name."""

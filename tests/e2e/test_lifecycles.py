@@ -342,6 +342,14 @@ class Hang(Node):
         time.sleep(60)
 Flow(start=Hang()).run({})
 """,
+    "node": """
+from pocketflow import Node
+kaywatch.instrument()
+class Hang(Node):
+    def exec(self, prep_res):
+        time.sleep(60)
+Hang().run({})
+""",
 }
 
 

@@ -27,6 +27,14 @@ _run: Final = current_run.get
 _nodes: Final = node_classes.nodes
 
 
+def _begin() -> bool:
+    """Let the agent know of a node outside a run; return whether it is recorded."""
+    if not process.settings.enabled:
+        return False
+    process.recorder.began()
+    return True
+
+
 def _open(node: Any, shared: object) -> Span | None:
     """Open the span of a node, None if it isn't to be recorded or is open already."""
     outer = _span()
@@ -43,7 +51,7 @@ def _open(node: Any, shared: object) -> Span | None:
             node_class = known
         run = _run()
         # Not asked during a run. One that has ended may still be in a task's context.
-        if (run is None or run.owner is None) and not process.settings.enabled:
+        if (run is None or run.owner is None) and not _begin():
             return None
         graph = run.graph if run is not None else ""
         own, name = node.__dict__, None
