@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,9 @@ from kaywatch_agent.store.committer import Committer
 __all__ = ["Ticker"]
 
 TICK_SECONDS: Final = 1.0
+
+# NTP adjusts a clock by 0.5 ms a second at most, and sets it if it is further off.
+CLOCK_STEP: Final = 0.1
 
 # Seconds between two commits, so that a thousand clients that exit share a few commits.
 COMMIT_PAUSE: Final = 0.02
@@ -64,6 +68,7 @@ class Ticker:
         self.publish = publish
         self._changed = _ChangedAlerts(changed)
         self._clock = clock
+        self._steps = _ClockSteps(clock)
         # The last error of each failing task, because each is logged only once.
         self._problems: dict[Callable[[], None], str] = {}
         self._ending = False
@@ -135,11 +140,19 @@ class Ticker:
     # -- inside ------------------------------------------------------------------------
 
     def _advance(self) -> None:
+        self._follow_clock()
         self._intake.write(self._pipeline.tick(self._clock()))
         self._intake.tick()
 
     def _aggregate(self) -> None:
+        self._follow_clock()
         self._intake.write(self._pipeline.advance(self._clock()))
+
+    def _follow_clock(self) -> None:
+        """Keep the ages of executions in progress when this host's clock is set."""
+        if step := self._steps.take():
+            log.warning("the clock was set", seconds=round(step, 3))
+            self._pipeline.clients.move_in_flight(step, self._clock())
 
     def _start_evaluation(self) -> None:
         """Evaluate the rules in a task, unless one has been started already."""
@@ -169,6 +182,20 @@ class Ticker:
             return problem
         self._problems.pop(work, None)
         return ""
+
+
+class _ClockSteps:
+    """Notices that the wall clock is set, by comparing it with the monotonic one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._offset = clock() - time.monotonic()
+
+    def take(self) -> float:
+        """Return by how many seconds the clock was set since the last call."""
+        offset = self._clock() - time.monotonic()
+        step, self._offset = offset - self._offset, offset
+        return step if abs(step) > CLOCK_STEP else 0.0
 
 
 class _ChangedAlerts:

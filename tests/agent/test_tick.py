@@ -113,6 +113,69 @@ async def test_a_failure_is_evaluated_without_a_tick() -> None:
     await components.ticker.stop_rules()
 
 
+HANGS = """
+store.path = ":memory:"
+[[rule]]
+name = "hangs"
+kind = "stuck"
+max_age = "1m"
+for = "0"
+"""
+
+
+class SettableClock:
+    """The clock of a host, which may be set."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def evaluate_flights(components: Components) -> list[tuple[str, float]]:
+    """Tick; return the alerts' nodes, and when what is in progress started."""
+    components.ticker.tick()
+    pipeline, now = components.pipeline, components.clock()
+    await components.alerting.evaluate(pipeline.aggregator.view(now), pipeline.clients)
+    alerts = [alert.labels["node"] for alert in components.alerting.engine.alerts]
+    (client,) = pipeline.clients
+    starts = [flight.start for flight in client.in_flight]
+    return list(zip(alerts, starts, strict=False)) or [("", start) for start in starts]
+
+
+@pytest.mark.parametrize("ahead", [0.0, -1_200.0, 1_200.0])
+async def test_a_wrong_clock_makes_nothing_stuck(ahead: float) -> None:
+    """Neither one of a client, nor that of the agent's host once it is set."""
+    clock = SettableClock()
+    components = Components(parse(HANGS), clock=clock)
+    session = components.pipeline.sessions.open_stream(FakePeer())
+
+    def send(age: float, seq: int) -> None:
+        theirs = clock() + ahead
+        flight = ["", "waits", theirs - age, ""]
+        message = batch(seq=seq, sent=theirs, in_flight=[flight])
+        components.intake.receive(
+            session.receive(wire.frame(hello()) + wire.frame(message)), session
+        )
+
+    send(age=5.0, seq=1)
+    ((alert, _),) = await evaluate_flights(components)
+    assert not alert
+    clock.ahead = 1_200.0
+    ((alert, start),) = await evaluate_flights(components)
+    assert not alert
+    assert clock() - start < 60
+    clock.ahead = 0.0
+    ((alert, start),) = await evaluate_flights(components)
+    assert not alert
+    assert start < clock()
+    send(age=65.0, seq=2)
+    ((alert, _),) = await evaluate_flights(components)
+    assert alert == "waits"
+    await components.ticker.stop_rules()
+
+
 async def test_an_early_evaluation_waits_for_the_pause_of_the_one_before() -> None:
     timer = EvaluationTimer()
     timer.begin()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import EMPTY
 from kaywatch_agent.aggregate.change import AggregateChanges, StoredState
+from kaywatch_agent.aggregate.client_clocks import clamp_failure
 from kaywatch_agent.aggregate.detail_quota import (
     OBJECT_BYTES,
     Detail,
@@ -178,7 +179,8 @@ class Aggregator:
         if details.looped:
             self._longest.record(self._revisits(details.looped, service, owner), now)
         for failure in details.failures:
-            self._failures.add(replace(failure, service=service, client=client))
+            clamped = clamp_failure(failure, now)
+            self._failures.add(replace(clamped, service=service, client=client))
         for topology in details.topologies:
             self._take_topology(replace(topology, service=service), owner, now)
 

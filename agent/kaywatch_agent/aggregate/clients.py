@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
+from kaywatch_agent.aggregate.client_clocks import move_in_flight
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.protocol.messages import Hello
@@ -136,6 +137,18 @@ class Clients:
         if state is ClientState.ENDED:
             client.in_flight = ()
             client.loops = ()
+
+    def move_in_flight(self, seconds: float, now: float) -> None:
+        """Follow the agent's clock, which was set: the ages remain as they are.
+
+        Args:
+            seconds: by which it was set.
+            now: Unix seconds, after that.
+        """
+        for client in self:
+            if client.in_flight:
+                client.in_flight = move_in_flight(client.in_flight, seconds, now)
+                self.changed.add(client.id)
 
     def mark_died(self, client: Client, now: float, unknown_seconds: float) -> None:
         """Record a client's death, and for how long before nothing is known of it."""

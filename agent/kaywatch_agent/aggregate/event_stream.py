@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.pending import FUTURE_SECONDS
+from kaywatch_agent.aggregate.client_clocks import clamp_time
 from kaywatch_agent.model.bounds import OUTCOMES, OutcomeName
 from kaywatch_agent.model.records import ExecutionRecord, FailureRecord, RunRecord
 from kaywatch_agent.protocol.messages import Events, Executions, Runs
@@ -87,7 +87,7 @@ class BatchSource(NamedTuple):
 
     def event_time(self, time: float) -> float:
         """Return an event's time, or that of its arrival if its clock is wrong."""
-        return time if 0 < time <= self.now + FUTURE_SECONDS else self.now
+        return clamp_time(time, self.now)
 
 
 class Subscriber:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.client_clocks import clamp_times, is_future
 from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS
 from kaywatch_agent.model.series import Columns, PhaseColumns
@@ -26,9 +27,6 @@ __all__ = ["OutOfRange", "PendingEvents", "find_late_events", "repeat_event"]
 # if its phases are known: 7 MB. With twice as many, glibc returned each tick's memory
 # to the system in two of five starts, and an event cost 105 ns instead of 62.
 MAX_PENDING: Final = 100_000
-
-# An event further ahead than this comes from a wrong clock, and is counted as of now.
-FUTURE_SECONDS: Final = 5.0
 
 C = TypeVar("C", Columns, PhaseColumns)
 
@@ -79,7 +77,7 @@ class PendingEvents:
         self._columns.clear()
         self._phases.clear()
         self._size = 0
-        ahead = int(np.count_nonzero(columns.time > now + FUTURE_SECONDS))
+        ahead = int(np.count_nonzero(is_future(columns.time, now)))
         if ahead:
             self._out_of_range.labels(OutOfRange.FUTURE).add(ahead)
         oldest = _oldest(now)
@@ -137,7 +135,7 @@ def _join(pending: Sequence[C]) -> C:
 
 def _split(columns: C, oldest: int, now: float) -> Iterator[tuple[int, C]]:
     """Yield the columns of each bucket; all those before `oldest` as one, first."""
-    time = _clamp_times(columns.time, now)
+    time = clamp_times(columns.time, now)
     columns = columns._replace(time=time)
     low, high = (int(bound) // BUCKET_SECONDS for bound in (time.min(), time.max()))
     if low == high or high < oldest:
@@ -148,11 +146,3 @@ def _split(columns: C, oldest: int, now: float) -> Iterator[tuple[int, C]]:
         at = np.flatnonzero(numbers == number)
         part: list[Any] = [column[at] for column in columns]
         yield number, type(columns)(*part)
-
-
-def _clamp_times(time: NDArray[np.float64], now: float) -> NDArray[np.float64]:
-    """Return the events' times, limited to the range from 1970 to now."""
-    if time.max() > now + FUTURE_SECONDS:
-        time = np.where(time > now + FUTURE_SECONDS, now, time)
-    # A sender without a clock sends 0.
-    return np.where(time <= 0, now, time) if time.min() <= 0 else time

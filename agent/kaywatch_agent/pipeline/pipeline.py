@@ -192,15 +192,16 @@ class Pipeline:
             session.sent[client.id] = batch.seq
         self._account(batch, client, now)
         self.urgency.notice(batch.encoded)
-        queued = QueuedBatch(batch, client, client.service, session)
+        ahead = 0.0 if batch.sent is None else now - batch.sent
+        queued = QueuedBatch(batch, client, client.service, session, ahead)
         return replies + self.queue.put(queued, now)
 
     def _account(self, batch: Batch, client: Client, now: float) -> None:
         """Update the statistics of a batch's client."""
         client.batches += 1
         client.recorded = max(client.recorded, batch.recorded)
-        if batch.sent is not None and client.batches == 1:
-            # Only from the first batch: later ones may have waited for a connection.
+        if batch.sent is not None:
+            # One that waited for a connection is soon followed by one that did not.
             client.skew = now - batch.sent
         if batch.drops:
             self._count_drops(client, batch.drops, now)

@@ -14,6 +14,7 @@ import structlog
 
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.client_clocks import move_in_flight
 from kaywatch_agent.aggregate.detail_quota import Detail
 from kaywatch_agent.aggregate.event_stream import BatchSource, EventStream
 from kaywatch_agent.model.client import EVENT_CODES, Client
@@ -71,12 +72,15 @@ class QueuedBatch(NamedTuple):
         client: the sender.
         service: the client's service when the batch arrived; it may change.
         session: receives error messages.
+        ahead: seconds by which the agent's clock was ahead of `batch.sent`, when the
+            batch arrived.
     """
 
     batch: Batch
     client: Client
     service: str
     session: Session
+    ahead: float = 0.0
 
 
 class BatchQueue:
@@ -202,7 +206,7 @@ class BatchQueue:
         self, queued: QueuedBatch, checked: BatchErrors, now: float
     ) -> Details:
         """Process the sections of a batch other than its events."""
-        batch, client, service, session = queued
+        batch, client, service, session, _ = queued
         details = self._reader.details(batch, checked)
         if details is NO_DETAILS:
             return details
@@ -216,19 +220,20 @@ class BatchQueue:
         self._aggregator.take_details(details, service, client.id, client.owner, now)
         # Its bye may have arrived while the batch was queued.
         if client.state is not ClientState.ENDED:
-            self._keep_live(details, batch, client)
+            self._keep_live(details, queued, now)
         if details.process is not None and not session.ordered:
             sent = batch.sent
             client.add_sample(details.process, now if sent is None else sent)
         return details
 
-    def _keep_live(self, details: Details, batch: Batch, client: Client) -> None:
+    def _keep_live(self, details: Details, queued: QueuedBatch, now: float) -> None:
         """Replace a client's executions in progress, as far as its quota allows."""
+        batch, client = queued.batch, queued.client
         keep, owner = self._aggregator.details.keep, client.owner
         if details.in_flight is not None:
             size = len(batch.encoded.in_flight)
             flights = keep(Detail.IN_FLIGHT, client.id, details.in_flight, size, owner)
-            client.in_flight = tuple(flights)
+            client.in_flight = move_in_flight(flights, queued.ahead, now)
         if details.loops is not None:
             size = len(batch.encoded.loops)
             loops = keep(Detail.LOOPS, client.id, details.loops, size, owner)

@@ -350,6 +350,8 @@ def _oldest_in_flight(
         if client.state is not ClientState.CONNECTED:
             continue
         for flight in client.in_flight:
+            if not flight.start:
+                continue  # unknown
             group = selector.group_of(
                 {"service": client.service, "graph": flight.graph, "node": flight.node}
             )

@@ -110,9 +110,9 @@ class Batches:
             self.seq = first.seq - 1
             self.buffer.replace_unsent(lambda batch: self._split(batch, largest))
 
-    def resend_topologies(self) -> None:
-        """Put all topologies in the next batch: the agent may be a new one."""
-        self._packer.resend_topologies()
+    def resend_state(self) -> None:
+        """Put all topologies, and what is in progress, in the next batch."""
+        self._packer.resend_state()
 
     def goodbye(self) -> bytes:
         """Return the last message of an orderly end; it reports unsent events."""

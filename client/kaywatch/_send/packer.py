@@ -35,6 +35,10 @@ MAX_TABLE_BYTES: Final = 512 * 1024
 MAX_IN_FLIGHT: Final = 1_000
 MAX_LOOPS: Final = 1_000
 
+# A wall clock that has moved by more seconds than this was set. One that NTP adjusts
+# needs half an hour for it.
+CLOCK_STEP: Final = 1.0
+
 MAX_ATTEMPTS: Final = 65_535  # the largest number that the column can hold
 
 # The exceptions raised by a value that fits no column.
@@ -103,6 +107,7 @@ class Packer:
         self._sent_topologies = -1
         self._sent: dict[str, list[Any]] = {"in_flight": [], "loops": []}
         self._in_flight: dict[OpenSpan, ExecutionInFlight] = {}
+        self._clock_offset = 0.0  # of the times in it
         # By the number of a run: its visits when it was last seen with a new node.
         self._reached: dict[int, dict[str, int]] = {}
         self._reset()
@@ -138,9 +143,14 @@ class Packer:
         sections["table"] = self._table()
         return BatchContent(sections, packed, unpackable)
 
-    def resend_topologies(self) -> None:
-        """Put all topologies in the next batch: the agent may be a new one."""
+    def resend_state(self) -> None:
+        """Put all topologies, and what is in progress, in the next batch.
+
+        The agent may be a new one. Or the last list waited for a connection, and the
+        agent cannot know by how much.
+        """
         self._sent_topologies = -1
+        self._sent = {"in_flight": [], "loops": []}
 
     # -- columns -------------------------------------------------------------------
 
@@ -214,7 +224,12 @@ class Packer:
     def _executions_in_flight(
         self,
     ) -> list[tuple[str, str, float, str, int, float, int]]:
-        recorder = self._recorder
+        recorder, offset = self._recorder, time.time() - time.perf_counter()
+        if abs(offset - self._clock_offset) > CLOCK_STEP:
+            # The clock was set. The agent takes ages from `sent` and the start, so both
+            # have to be times of the same clock.
+            self._clock_offset = offset
+            self._in_flight = {}
         self._in_flight = {
             span: _described(span, self._in_flight.get(span))
             for span in _snapshot(recorder.in_flight)
@@ -316,7 +331,7 @@ def _sort_by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
 def _described(span: OpenSpan, known: ExecutionInFlight | None) -> ExecutionInFlight:
     """Return an execution in progress with the times that were sent before.
 
-    They are computed from the monotonic clock, and would change once the clock is set.
+    They are computed from the monotonic clock, and would change by the microsecond.
     """
     if known is None:
         return span.in_flight()

@@ -94,7 +94,7 @@ class ClientSession:
         self._backlog = 0
         self._flushed = -1  # the seq of the last request for an early ack
         if history.reached:
-            batches.resend_topologies()
+            batches.resend_state()
 
     def receive(self, data: bytes | AgentStatus, now: float) -> MessageError | None:
         """Handle a message or the agent's status; return the error it reports.
@@ -351,4 +351,4 @@ class BrokeredSession(ClientSession):
         elif status is AgentStatus.ARRIVED:
             self._regreet = True
             if self._history.reached:
-                self._batches.resend_topologies()
+                self._batches.resend_state()

@@ -27,8 +27,9 @@ from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, PhaseSum, merge
 from kaywatch_agent.aggregate.change import AggregateChanges
+from kaywatch_agent.aggregate.client_clocks import FUTURE_SECONDS
 from kaywatch_agent.aggregate.details import MAX_FAILURES, MAX_VISITED
-from kaywatch_agent.aggregate.pending import FUTURE_SECONDS, MAX_PENDING, OutOfRange
+from kaywatch_agent.aggregate.pending import MAX_PENDING, OutOfRange
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.uncommitted import MAX_UNCOMMITTED
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View

@@ -1019,6 +1019,58 @@ def test_the_clocks_difference_is_measured(talk: Talk) -> None:
     assert talk.client.skew == 2.5
 
 
+CLOCKS = pytest.mark.parametrize("ahead", [0.0, -1_200.0, 1_200.0, 1e9])
+
+
+def with_ages(ahead: float, seq: int = 1, now: float = NOW) -> dict[str, Any]:
+    """Return what a batch has whose client's clock is ahead by these seconds."""
+    start = now + ahead
+    flight = ["checkout", "pay", start - 5, "a1-8", 3, start - 9]
+    blocks = ["", "load", 0, ""], ["", "save", start + 60, ""]
+    return {"seq": seq, "sent": now + ahead, "in_flight": [flight, *blocks]}
+
+
+@CLOCKS
+def test_the_start_of_what_is_in_progress_is_by_the_agents_clock(
+    talk: Talk, ahead: float
+) -> None:
+    talk.exchange(talk.batch(**with_ages(ahead)))
+    talk.agent.now += 1
+    talk.tick()
+    pay, load, save = talk.client.in_flight
+    assert pay.start == pytest.approx(NOW - 5, abs=1e-3)
+    assert pay.run_start == pytest.approx(NOW - 9, abs=1e-3)
+    assert load.start == 0  # still unknown
+    assert save.start == NOW + 1  # not in the future
+
+
+def test_a_clients_clock_that_is_set_moves_no_start(talk: Talk) -> None:
+    """The client sends starts by the clock of `sent`, also after it was set."""
+    for seq, ahead in enumerate([0.0, -1_200.0, 1_200.0, 0.0], 1):
+        talk.exchange(talk.batch(**with_ages(ahead, seq)))
+        talk.tick()
+        assert talk.client.in_flight[0].start == pytest.approx(NOW - 5, abs=1e-3)
+        assert talk.client.skew == -ahead
+
+
+def test_without_sent_a_start_is_taken_as_it_is(talk: Talk) -> None:
+    talk.exchange(talk.batch(**with_ages(-60.0) | {"sent": None}))
+    talk.tick()
+    assert talk.client.in_flight[0].start == NOW - 65
+
+
+@CLOCKS
+def test_a_failure_is_no_later_than_now_and_its_run_lasted_as_long(
+    talk: Talk, ahead: float
+) -> None:
+    failure = FAILURE | {"time": NOW + ahead, "run_start": NOW + ahead - 7}
+    talk.exchange(talk.batch(1, failures=[failure]))
+    talk.tick()
+    (kept,) = talk.agent.pipeline.aggregator.view(talk.agent.now).failures
+    assert kept.time == min(NOW, NOW + ahead)
+    assert kept.time - kept.run_start == pytest.approx(7)
+
+
 def test_completeness_is_relative_to_the_events_a_client_recorded(
     talk: Talk,
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from array import array
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from kaywatch._send.packer import (
     BatchContent,
     Packer,
 )
-from kaywatch.recorder import OTHER, Failure, Recorder, Topology
+from kaywatch.recorder import OTHER, ExecutionInFlight, Failure, Recorder, Topology
 
 COLUMNS = {
     "executions": {**wire.EXECUTION_COLUMNS, **wire.PHASE_COLUMNS},
@@ -417,7 +418,7 @@ def test_topologies_are_sent_on_change_and_on_request(
     assert take(packer).sections["topologies"] == [topology._asdict()]
     recorder.wired(topology)
     assert packer.take() is None
-    packer.resend_topologies()
+    packer.resend_state()
     assert "topologies" in take(packer).sections
     recorder.wired(topology._replace(start="m"))
     assert "topologies" in take(packer).sections
@@ -443,6 +444,39 @@ def test_nodes_in_flight_are_sent_on_change(recorder: Recorder, packer: Packer) 
     recorder.in_flight.clear()
     assert take(packer).sections["in_flight"] == []
     assert packer.take() is None
+
+
+def test_what_is_in_progress_is_sent_again_on_request(
+    recorder: Recorder, packer: Packer
+) -> None:
+    """A list that waited for a connection does not show how old it is."""
+    recorder.in_flight.add(Endless("g", "n", 5.0))
+    recorder.runs.add(Spinning("g", 7, {"a": 3}))
+    first: Any = take(packer).sections
+    assert packer.take() is None
+    packer.resend_state()
+    again: Any = take(packer).sections
+    assert again["in_flight"] == first["in_flight"]
+    assert again["loops"] == first["loops"]
+
+
+def test_a_start_follows_a_clock_that_is_set(
+    recorder: Recorder, packer: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_time = time.time
+
+    class Running(Endless):
+        def in_flight(self) -> ExecutionInFlight:
+            start = self._flight.started + time.time() - true_time()
+            return self._flight._replace(started=start)
+
+    recorder.in_flight.add(Running("g", "n", 5_000.0))
+    take(packer)
+    for step in (-1_200.0, 1_200.0, -0.5):
+        monkeypatch.setattr(time, "time", lambda step=step: true_time() + step)
+        ((_, _, start, *_),) = take_in_flight(packer)
+        assert start == pytest.approx(5_000.0 + step, abs=0.1)
+        assert packer.take() is None
 
 
 def test_oldest_nodes_in_flight_are_sent_first(

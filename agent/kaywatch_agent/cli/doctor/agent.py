@@ -212,15 +212,14 @@ def check_clocks(context: CheckContext) -> CheckResults:
     measured = [c for c in context.connected if c["skew"] is not None]
     skewed = [c for c in measured if abs(c["skew"]) >= NOTABLE_SKEW]
     for client in skewed:
-        # The agent's time minus the client's, at its first batch.
+        # The agent's time minus the client's.
         behind = client["skew"]
         text = (
             f"{client['service']} (pid {client['pid']} on {client['host']}): its clock"
             f" is {_describe_skew(-behind)} the agent's"
         )
         if behind < 0:
-            effect = "its events are counted when they arrive"
-            yield warning(f"{text}; {effect}, and `stuck` is noticed later", CLOCK_FIX)
+            yield warning(f"{text}; its events are counted when they arrive", CLOCK_FIX)
         elif behind >= SEVERE_SKEW:
             yield problem(f"{text}; its events are in no bucket", CLOCK_FIX)
         else:
