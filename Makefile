@@ -1,8 +1,9 @@
 # make demo [SECONDS=20]   run an agent and a PocketFlow application, and show their output
 # make test                run all tests, against real servers
-# make check               run ruff, mypy and import-linter, and check the web page
+# make check               run ruff, mypy and import-linter, check the web page and the docs
 # make bench [QUICK=1]     measure kaywatch and its peers; write bench.json
 # make page                build the web page of this tree
+# make docs                build the documentation site, and check its links
 # make images              draw the pictures of the documentation; needs chromium
 # make long-run MINUTES=10 run every node kind under `kaywatch run`, and compare the counts
 # make fuzz [SECONDS=60]   fuzz each target with coverage guidance, then requests and the API
@@ -20,7 +21,7 @@ TESTS ?= tests
 NPM = $(BIN)/python build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test test-page test-python check format page bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test test-page test-python check format page docs bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -41,6 +42,7 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python build_site.py
 	@$(NPM) run check
 
 format: .venv/.dev
@@ -61,6 +63,9 @@ long-run: .venv/.dev
 
 page: .venv/.dev
 	$(BIN)/python build_page.py
+
+docs: .venv/.dev
+	$(BIN)/python build_site.py
 
 fuzz: .venv/.dev
 	@$(BIN)/pip install --quiet --group fuzz
@@ -98,5 +103,5 @@ clean:
 
 .venv/.dev: .venv/bin/python pyproject.toml
 	@echo "Setting up .venv for the tests, about a minute the first time ..."
-	@$(BIN)/pip install --quiet --editable '.[demo]' --group test --group check
+	@$(BIN)/pip install --quiet --editable '.[demo]' --group test --group check --group docs
 	@touch $@

@@ -93,6 +93,13 @@ class Process:
                 `message`, or also its `traceback` (files, lines and functions, without
                 source or values). Default: `KAYWATCH_FAILURES`, else `message`.
 
+        Example:
+            kaywatch.configure(service="shop", tags={"zone": "b"}, exit_timeout=5)
+
+        Threads and forks:
+            Call it from one thread, before the first event. Children of a fork inherit
+            the settings.
+
         Raises:
             ConfigurationError: an argument is invalid; nothing has changed.
         """
@@ -155,6 +162,13 @@ class Process:
 
         Returns:
             Whether all events were sent. False immediately if there is no agent.
+
+        Example:
+            assert kaywatch.flush(5), kaywatch.client_stats()["error"]
+
+        Threads and forks:
+            Blocks the calling thread only. In the child of a fork, it covers the events
+            of the child; the parent sends its own.
         """
         self._renew()
         sender = self.sender
@@ -188,6 +202,14 @@ class Process:
         limit), `name_patterns` (they replace names made per request),
         `loops_left_out` (revisited nodes beyond the limit) and `error` (the current
         one, or empty).
+
+        Example:
+            if kaywatch.client_stats()["dropped"]:
+                print("events were lost", kaywatch.client_stats()["error"])
+
+        Threads and forks:
+            Never blocks. The child of a fork is a client of its own, and starts at
+            zero.
         """
         self._renew()
         stats: dict[str, Any] = {

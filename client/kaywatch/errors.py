@@ -22,19 +22,47 @@ __all__ = [
 
 
 class KaywatchError(Exception):
-    """The base of all exceptions of kaywatch."""
+    """The base of all exceptions of kaywatch.
+
+    Example:
+        try:
+            kaywatch.configure(endpoint="nowhere")
+        except kaywatch.KaywatchError as error:
+            print(error)
+    """
 
 
 class ConfigurationError(KaywatchError, ValueError):
-    """An endpoint, a name or a setting is invalid."""
+    """An endpoint, a name or a setting is invalid.
+
+    Example:
+        try:
+            kaywatch.execution("checkout", "")
+        except kaywatch.ConfigurationError as error:
+            print(error)
+    """
 
 
 class QueryError(KaywatchError):
-    """A request over HTTP failed."""
+    """A request over HTTP failed.
+
+    Example:
+        try:
+            kaywatch.stats("Draft")
+        except kaywatch.QueryError as error:
+            print(error)
+    """
 
 
 class AgentUnreachable(QueryError):
-    """No agent answers at the URL."""
+    """No agent answers at the URL.
+
+    Example:
+        try:
+            kaywatch.stats(url="http://127.0.0.1:1")
+        except kaywatch.AgentUnreachable as error:
+            print(error)
+    """
 
 
 class AgentRefused(QueryError):
@@ -44,6 +72,12 @@ class AgentRefused(QueryError):
         status: the HTTP status.
         code: the machine-readable reason, such as `unknown_node`.
         hint: a possible fix, or empty.
+
+    Example:
+        try:
+            kaywatch.stats("unknown")
+        except kaywatch.AgentRefused as error:
+            print(error.status, error.code, error.hint)
     """
 
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:

@@ -55,6 +55,9 @@ class Price:
         cache_write_long: for tokens written to the cache for an hour. Default:
             `cache_write`.
 
+    Example:
+        kaywatch.configure(prices={"large": kaywatch.Price(input=3, output=15)})
+
     Raises:
         ConfigurationError: a value is not a number, or it is negative.
     """

@@ -54,7 +54,15 @@ def stats(
             `http://127.0.0.1:9477`.
 
     Returns:
-        The answer's JSON. Without node and graph, `{"timestamp", "nodes", "graphs"}`.
+        The answer's JSON; durations are in seconds. Without node and graph,
+        `{"timestamp", "nodes", "graphs"}`.
+
+    Example:
+        kaywatch.stats("Draft", window="5m")["success_rate"]
+
+    Threads and forks:
+        Blocks the calling thread during the request. May be called from any thread and
+        process.
 
     Raises:
         AgentUnreachable: no agent answers there.

@@ -37,6 +37,13 @@ class Execution(NamedTuple):
     `prep`, `exec`, `wait` and `items` are None where they are unknown: for
     `kaywatch.execution`, and for a node whose `_run` does not call `_exec`.
 
+    Example:
+        with kaywatch.testing.capture() as captured:
+            with kaywatch.execution("checkout", "pay"):
+                pass
+        (pay,) = captured.executions("pay")
+        assert pay.attempts == 1 and pay.outcome.name == "OK"
+
     Attributes:
         prep, exec: seconds in those phases, without waiting.
         wait: seconds between failed attempts and the next ones.
@@ -66,7 +73,14 @@ class Execution(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One value of a custom metric as it was sent."""
+    """One value of a custom metric as it was sent; `time` is in Unix seconds.
+
+    Example:
+        with kaywatch.testing.capture() as captured:
+            kaywatch.observe("answer_characters", 1834, model="large")
+        (point,) = captured.points("answer_characters")
+        assert (point.value, point.labels) == (1834, {"model": "large"})
+    """
 
     kind: str
     name: str
@@ -78,7 +92,15 @@ class Point(NamedTuple):
 
 
 class RunEnd(NamedTuple):
-    """One run that ended, as it was sent."""
+    """One run that ended, as it was sent; `end` is in Unix seconds.
+
+    Example:
+        kaywatch.instrument()
+        with kaywatch.testing.capture() as captured:
+            Flow(start=Node()).run({})
+        (run,) = captured.runs()
+        assert (run.visits, run.outcome.name) == (1, "OK")
+    """
 
     graph: str
     end: float
@@ -91,7 +113,16 @@ class RunEnd(NamedTuple):
 
 
 class MemoryTransport:
-    """An agent in memory that acknowledges and keeps all messages."""
+    """An agent in memory that acknowledges and keeps all messages.
+
+    `capture` uses it. For tests of a transport:
+
+    Example:
+        received = []
+        transport = kaywatch.testing.MemoryTransport(received)
+        transport.close()
+        assert received == []
+    """
 
     lossy = False
     largest = wire.MAX_FRAME
@@ -121,7 +152,15 @@ class MemoryTransport:
 
 
 class CapturedEvents:
-    """The events that the code under test recorded; filled when `capture` ends."""
+    """The events that the code under test recorded; filled when `capture` ends.
+
+    Example:
+        with kaywatch.testing.capture() as captured:
+            with kaywatch.execution("checkout", "pay"):
+                pass
+        assert [e.node for e in captured.executions()] == ["pay"]
+        assert captured.failures() == []
+    """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -200,6 +239,15 @@ def capture() -> Iterator[CapturedEvents]:
     """Keep the events of the block in memory instead of sending them.
 
     They are available once the block has ended. Blocks can't be nested.
+
+    Example:
+        with kaywatch.testing.capture() as captured:
+            kaywatch.count("cache_hits", 3)
+        assert captured.points("cache_hits")[0].value == 3
+
+    Threads and forks:
+        It captures the events of all threads of this process, but not of children.
+        Tests that run at the same time in one process would share their events.
     """
     captured = CapturedEvents()
     before = process.settings

@@ -18,7 +18,9 @@ from tests.servers import require
 import kaywatch_agent.cli.doctor
 from kaywatch_agent.config import parse
 
-PAGE = (DOCS / "operations.md").read_text()
+PAGE = "".join(
+    (DOCS / name).read_text() for name in ("operations.md", "troubleshooting.md")
+)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 BACKUPS = re.findall(
     r"^(?:sqlite3|python3) .*VACUUM.*$|^sqlite3 .*$", PAGE, re.MULTILINE

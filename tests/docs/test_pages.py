@@ -11,7 +11,7 @@ from tests.bench.document import HIGHLIGHTS, HIGHLIGHTS_TABLE
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *ROOT.glob("*.md"),
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
     ROOT / "client" / "kaywatch" / "PROTOCOL.md",
     ROOT / "examples" / "README.md",
     *(ROOT / "deploy").rglob("*.md"),
@@ -69,7 +69,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
                 for target in targets
                 if target and "://" not in target and (page.parent / target).is_file()
             ]
-    missing = {page.resolve() for page in (ROOT / "docs").glob("*.md")} - reached
+    missing = {page.resolve() for page in (ROOT / "docs").rglob("*.md")} - reached
     assert not missing
 
 

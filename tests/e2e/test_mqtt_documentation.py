@@ -22,7 +22,10 @@ from kaywatch_agent import config
 from kaywatch_agent.ingest.brokers import BrokerConfig
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "mqtt.md").read_text()
+TEXT = "".join(
+    (ROOT / "docs" / name).read_text()
+    for name in ("tutorials/several-hosts.md", "mqtt.md")
+)
 EXAMPLES = dict(
     re.findall(r"<!-- example: (\w+) -->\n```\w*\n(.*?)```", TEXT, re.DOTALL)
 )

@@ -109,6 +109,13 @@ def instrument(
         The names of the modules that are instrumented now; modules that are not
         imported yet follow later.
 
+    Example:
+        kaywatch.instrument(service="shop", tags={"zone": "b"}, memory=True)
+
+    Threads and forks:
+        Call it once, in the main thread or while a module is imported. Children of a
+        fork are instrumented as well.
+
     Raises:
         ConfigurationError: if a setting is invalid, before anything has changed.
     """
@@ -146,9 +153,14 @@ def instrument_when_imported() -> None:
 
 
 def uninstrument() -> None:
-    """Restore every function that `instrument` replaced, and wait for no import.
+    """Restore every function that `instrument` replaced.
 
-    Executions in progress are recorded to their end.
+    Frameworks that are imported later are not instrumented, either. Executions in
+    progress are recorded to their end.
+
+    Example:
+        kaywatch.instrument()
+        kaywatch.uninstrument()
     """
     global _measurements  # noqa: PLW0603 - as the patches are, once for the process
     _measurements = Measurements()
@@ -170,7 +182,8 @@ def uninstrument() -> None:
 def name(node_or_graph: T, text: str) -> T:
     """Name a node or a graph, instead of by its id or class.
 
-        flow = kaywatch.name(Flow(start=load), "checkout")
+    Example:
+        flow = kaywatch.name(Flow(start=Node()), "checkout")
 
     Args:
         node_or_graph: the object; copies of it keep the name.

@@ -169,6 +169,11 @@ def record_llm(
         seconds: the duration.
         first_token_seconds: the time to the first token, of a stream.
         error: why it failed: an exception, or its type's name.
+
+    Example:
+        kaywatch.record_llm(
+            model="large", input_tokens=900, output_tokens=200, seconds=1.2
+        )
     """
     if not process.settings.enabled:
         return

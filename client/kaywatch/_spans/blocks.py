@@ -46,19 +46,21 @@ class Block(Span):
 class execution:  # noqa: N801 - used like a function, as contextlib's are
     """Record a block, or a function, as one execution of a node.
 
-    For code outside of the frameworks, as a context manager or as a decorator::
+    For code outside of the frameworks, as a context manager or as a decorator. An
+    exception sets the outcome `error`, a cancellation `cancelled`; either passes
+    through unchanged. A generator, a coroutine, a future or another awaitable that a
+    function returns is part of the execution until it ends. One that is closed or
+    dropped before its end, or still in progress when the process ends, is `cancelled`.
 
+    Example:
         with kaywatch.execution("checkout", "pay") as pay:
-            pay.action = charge(card)
+            pay.action = "paid"
 
         @kaywatch.execution("checkout", "notify")
         async def notify(order): ...
 
-    An exception sets the outcome `error`, a cancellation `cancelled`; either passes
-    through unchanged. A generator, a coroutine, a future or another awaitable that a
-    function returns is part of the execution until it ends. One that is closed or
-    dropped before its end, or still in progress when the process ends, is `cancelled`.
-    One object may be entered again, also by several threads or tasks at once.
+    Threads and forks:
+        One object may be entered again, also by several threads or tasks at once.
 
     Args:
         graph: the graph's name; empty for none.

@@ -30,6 +30,9 @@ def observe(name: str, value: float, **labels: str) -> None:
         name: the metric's name, such as `data_size`; put the unit into it.
         value: a finite number.
         **labels: dimensions that split the metric, each with few values.
+
+    Example:
+        kaywatch.observe("answer_characters", 1834, model="large")
     """
     _add("observe", name, value, labels)
 
@@ -39,6 +42,14 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 
     A negative value is not recorded, and a warning is logged once for each name: a sum
     that can decrease is a `gauge`.
+
+    Args:
+        name: the metric's name.
+        value: what to add.
+        **labels: dimensions that split the metric, each with few values.
+
+    Example:
+        kaywatch.count("cache_hits", tier="memory")
     """
     if _is_negative(value):
         _warn_of_negative(name, value)
@@ -47,7 +58,16 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 
 
 def gauge(name: str, value: float, **labels: str) -> None:
-    """Set a metric to a value, which replaces the last one. Never raises or blocks."""
+    """Set a metric to a value, which replaces the last one. Never raises or blocks.
+
+    Args:
+        name: the metric's name; put the unit into it.
+        value: a finite number.
+        **labels: dimensions that split the metric, each with few values.
+
+    Example:
+        kaywatch.gauge("queue_length", 12)
+    """
     _add("gauge", name, value, labels)
 
 

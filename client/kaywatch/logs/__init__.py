@@ -78,6 +78,12 @@ def setup_production_logging(
         frameworks: whether our handlers show the records that KayGraph itself logs,
             which repeat ours and show params and payloads.
 
+    Example:
+        kaywatch.logs.setup_production_logging(directory=folder, level="INFO")
+
+    Threads and forks:
+        Call it once, before threads and children are started; these inherit the set-up.
+
     Raises:
         ConfigurationError: naming the invalid argument, before anything has changed.
     """
@@ -122,6 +128,12 @@ def setup_structured_logging(
         tracebacks: whether a failure's object has its traceback, as `exception`.
         frameworks: whether our handlers show the records that KayGraph itself logs.
 
+    Example:
+        kaywatch.logs.setup_structured_logging(directory=folder)
+
+    Threads and forks:
+        As for `setup_production_logging`.
+
     Raises:
         ConfigurationError: naming the invalid argument or the missing structlog,
             before anything has changed.
@@ -141,7 +153,11 @@ def setup_structured_logging(
 
 
 def remove_logging() -> None:
-    """Undo the set-up: handlers, the root logger's level, and logging of events."""
+    """Undo the set-up: handlers, the root logger's level, and logging of events.
+
+    Example:
+        kaywatch.logs.remove_logging()
+    """
     _spans.listen(None)
     _install.remove()
     structured = sys.modules.get("kaywatch.logs._structured")

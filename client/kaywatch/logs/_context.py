@@ -36,10 +36,13 @@ def context() -> dict[str, str]:
 class ContextFilter(logging.Filter):
     """Sets `run_id`, `graph` and `node_id` on each record, for any handler's format.
 
-        handler.addFilter(ContextFilter())
-
     The values are those of `/api/v1/failures` and the metrics, and empty outside of any
     node. Attributes that a record already has are kept. No record is rejected.
+
+    Example:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(run_id)s %(node_id)s %(message)s"))
+        handler.addFilter(kaywatch.logs.ContextFilter())
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -57,7 +60,13 @@ def add_context(
     method: str,  # noqa: ARG001
     event: MutableMapping[str, Any],
 ) -> MutableMapping[str, Any]:
-    """Add `run_id`, `graph` and `node_id` to an event, as a processor of structlog."""
+    """Add `run_id`, `graph` and `node_id` to an event, as a processor of structlog.
+
+    Example:
+        structlog.configure(
+            processors=[kaywatch.logs.add_context, structlog.processors.JSONRenderer()]
+        )
+    """
     for key, value in context().items():
         event.setdefault(key, value)
     return event

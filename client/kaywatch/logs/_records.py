@@ -58,10 +58,12 @@ class LogEvent(NamedTuple):
 class FrameworkFilter(logging.Filter):
     """Rejects the records that the framework itself logs about nodes and graphs.
 
-        handler.addFilter(FrameworkFilter())
-
     KayGraph logs under the name of each node's class, so its records are recognised by
     the file that logs them. Records logged by your nodes pass.
+
+    Example:
+        handler = logging.StreamHandler()
+        handler.addFilter(kaywatch.logs.FrameworkFilter())
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -37,6 +37,11 @@ class SharedRotatingFileHandler(logging.Handler):
         max_bytes: the size in bytes at which it is rotated; 0 for no rotation.
         backups: the number of rotated files to keep; 0 for no rotation.
 
+    Example:
+        handler = kaywatch.logs.SharedRotatingFileHandler(
+            folder + "/shop.log", max_bytes=10_000_000, backups=5
+        )
+
     Raises:
         OSError: if the file can't be opened.
     """
