@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
-from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.rules import expression
 from kaywatch_agent.rules.live_values import live_values
 from kaywatch_agent.rules.metric_values import MetricValues
@@ -35,6 +33,7 @@ from kaywatch_agent.rules.rule import (
     Transition,
 )
 from kaywatch_agent.rules.slowness import latency_over_usual, limits_of_models
+from kaywatch_agent.rules.stuck import evaluate_stuck
 from kaywatch_agent.rules.transitions import evaluate_change, evaluate_share
 from kaywatch_agent.rules.windows import (
     Group,
@@ -43,7 +42,6 @@ from kaywatch_agent.rules.windows import (
     select,
     select_nodes,
 )
-from kaywatch_agent.units import duration
 
 __all__ = ["budgets_left", "evaluate", "prepare"]
 
@@ -66,8 +64,6 @@ def prepare(rule: Rule, windows: WindowCache) -> None:
         case Transition():
             for window in (rule.window, math.inf):
                 windows.expect(nodes, window, frozenset({Dimension.ACTION}))
-        case Stuck():
-            windows.expect(nodes, math.inf, frozenset({Dimension.HISTOGRAM}))
         case Absence():
             windows.expect(nodes, math.inf, frozenset())
 
@@ -86,7 +82,7 @@ def evaluate(rule: Rule, windows: WindowCache) -> RuleResult:
         case Transition() as condition:
             return evaluate_change(rule, windows, condition)
         case Stuck() as condition:
-            return _stuck(rule, windows, condition)
+            return evaluate_stuck(rule, windows, condition)
 
 
 def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
@@ -143,8 +139,9 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
 def _add_notes(result: RuleResult, groups: list[Group], shown: MetricValues) -> None:
     """Add the notes of the metric that is shown."""
     result.usual, result.compared = shown.usual, shown.notes
-    notes = {n: shown.note(groups[n]) for n in result.breaching}
-    result.notes = {n: note for n, note in notes.items() if note}
+    notes = shown.notes_of(groups[n] for n in result.breaching)
+    numbered = zip(result.breaching, notes, strict=True)
+    result.notes = {n: note for n, note in numbered if note}
 
 
 def _truth(
@@ -225,7 +222,7 @@ def _values(
     # not make a success rate more reliable.
     cancelled = counts[:, Outcome.CANCELLED] if metric.of_finished else 0
     executions = stats.executions - cancelled
-    slowest = cache(stats.mosts) if metric.unit == "seconds" else None
+    slowest = stats.mosts if metric.unit == "seconds" else None
     errors = counts[:, Outcome.ERROR]
     return MetricValues(groups, values, executions, errors, slowest=slowest)
 
@@ -306,60 +303,6 @@ def _count_bad(stats: GroupStats, condition: BurnRate) -> tuple[Ints, Ints]:
         return outcomes[:, Outcome.ERROR], finished
     fast = stats.counts_at_most(np.array([condition.latency_le]))[:, 0]
     return stats.executions - fast, stats.executions
-
-
-def _stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleResult:
-    oldest = _oldest_in_flight(rule, windows)
-    known_groups, stats = windows.stats(_nodes(rule), math.inf)
-    groups = list(dict.fromkeys([*known_groups, *oldest]))
-    p99 = np.full(len(groups), np.nan)
-    known_p99 = np.array(stats.quantiles(0.99)[0], np.float64)
-    enough = stats.executions >= rule.min_executions
-    p99[: len(known_groups)] = np.where(enough, known_p99, np.nan)
-    # Ten times the percentile of a fast node is less than a busy machine delays it.
-    limit = np.maximum(p99 * condition.factor, condition.at_least)
-    if condition.max_age is not None:
-        # `fmin` ignores NaN: the fixed limit needs no percentile.
-        limit = np.fmin(limit, condition.max_age)
-    # With nothing in flight, the age is 0, so that the condition is clear.
-    age = np.array([oldest.get(group, (0.0, ""))[0] for group in groups])
-    result = make_result(
-        rule,
-        groups,
-        breach=age > limit,
-        unknown=np.isnan(limit) & (age > 0),
-        value=age,
-        threshold=limit,
-    )
-    for n in result.breaching:
-        beyond = ""
-        if not math.isnan(p99[n]):
-            beyond = f"{duration(age[n] - p99[n])} more than 99 % of executions, "
-        result.notes[n] = beyond + oldest[groups[n]][1]
-    return result
-
-
-def _oldest_in_flight(
-    rule: Rule, windows: WindowCache
-) -> dict[Group, tuple[float, str]]:
-    """Return the longest time in flight in seconds, and where it is, by group."""
-    selector = _nodes(rule)
-    oldest: dict[Group, tuple[float, str]] = {}
-    for client in windows.input.clients:
-        # The nodes in flight ended with a process that died.
-        if client.state is not ClientState.CONNECTED:
-            continue
-        for flight in client.in_flight:
-            if not flight.start:
-                continue  # unknown
-            group = selector.group_of(
-                {"service": client.service, "graph": flight.graph, "node": flight.node}
-            )
-            age = windows.input.now - flight.start
-            if group is not None and age > oldest.get(group, (-1.0, ""))[0]:
-                text = f"pid {client.pid} on {client.host}, run {flight.run}"
-                oldest[group] = age, text
-    return oldest
 
 
 def _dimensions(metric: Metric) -> frozenset[Dimension]:

@@ -157,7 +157,9 @@ class Evaluation:
     def _copy_values(self, alert: Alert, result: RuleResult, n: int) -> None:
         value, threshold = float(result.value[n]), float(result.threshold[n])
         alert.value = value if math.isfinite(value) else None
-        alert.threshold = threshold if math.isfinite(threshold) else None
+        # The limit of a node that is no longer in flight is that of its episode.
+        if math.isfinite(threshold):
+            alert.threshold = threshold
         alert.executions = int(result.executions[n])
         alert.errors = int(result.errors[n])
         # Only breaching groups have notes: a resolved alert keeps that of its episode.

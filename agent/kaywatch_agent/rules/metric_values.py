@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from kaywatch_agent.rules.result import Floats, Ints
@@ -33,8 +33,9 @@ class MetricValues(NamedTuple):
     usual: Mapping[Group, float] = {}
     slowest: Callable[[], list[float | None]] | None = None
 
-    def note(self, group: Group) -> str:
-        """Return what is behind a group's value; empty if nothing is known."""
+    def notes_of(self, groups: Iterable[Group]) -> list[str]:
+        """Return what is behind the values of groups; empty if nothing is known."""
         if self.slowest is None:
-            return self.notes.get(group, "")
-        return quantity(self.slowest()[self.groups.index(group)], "seconds")
+            return [self.notes.get(group, "") for group in groups]
+        slowest = dict(zip(self.groups, self.slowest(), strict=True))
+        return [quantity(slowest[group], "seconds") for group in groups]

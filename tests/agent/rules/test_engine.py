@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -614,8 +615,33 @@ def test_a_node_that_is_at_work_for_too_long() -> None:
     assert harness.only.note == (
         "23s more than 99 % of executions, pid 7 on box, run r1"
     )
+    assert harness.only.threshold == pytest.approx(20.0, rel=0.02)
     harness.process(7, in_flight=())
     assert harness.wait(5) == RESOLVED
+    assert harness.only.threshold == pytest.approx(20.0, rel=0.02)
+
+
+def test_every_node_in_flight_is_compared_with_its_own_past() -> None:
+    harness = AlertHarness(
+        {"name": "hangs", "kind": "stuck", "factor": 10, "at_least": "1s", "for": "0"}
+    )
+    seconds = {f"n{number}": 0.2 + number / 1_000 for number in range(600)}
+    for node, usual in seconds.items():
+        harness.ran(20, node=node, seconds=usual)
+    several = dict(list(seconds.items())[::2])
+    started = harness.now
+    harness.process(7, in_flight=[InFlight("shop", n, started, "r") for n in several])
+    harness.wait(5)
+    result = harness.engine.last_result("hangs")
+    nodes = [node for *_, node in result.groups]
+    limits = dict(zip(nodes, result.threshold.tolist(), strict=True))
+
+    for node in several:
+        assert limits[node] == pytest.approx(10 * seconds[node], rel=0.02)
+    assert all(math.isnan(limits[node]) for node in seconds.keys() - several.keys())
+    stuck = {alert.labels["node"] for alert in harness.engine.alerts}
+    assert stuck == {node for node in several if limits[node] < harness.now - started}
+    assert 0 < len(stuck) < len(several)
 
 
 def test_a_run_that_loops() -> None:
