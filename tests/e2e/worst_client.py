@@ -37,8 +37,8 @@ from tests.mqtt import is_listening, settings
 
 from kaywatch import wire
 
-# docs/operations.md: what one kind of content of one process takes at most.
-MEMORY_MB: Final = 71 + 5_000 * 40e-3 + 128 + 60
+# docs/operations.md: idle, history, counts, details and failures.
+MEMORY_MB: Final = 71 + 105 + (2_000_000 + 110 * 5_000) * 200e-6 + 128 + 60
 STORE_MB: Final = 200.0
 ACK_SECONDS: Final = 2.5
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.arrays import spans
+from kaywatch_agent.aggregate.arrays import DENSE_FACTOR, DENSE_FLOOR, spans
 from kaywatch_agent.aggregate.bucket import (
     DIMENSION_SHIFT,
     EMPTY,
@@ -51,6 +51,7 @@ Floats = NDArray[np.float64]
 
 _LOW: Final = (1 << ROW_SHIFT) - 1
 _FIRST_PHASE: Final = int(Dimension.PHASES) << DIMENSION_SHIFT
+_DIMENSIONS: Final = int(Dimension.PHASES)  # the others come before it
 _MIDDLE: Final = 127
 _NO_ROWS: Final = np.zeros(0, np.int32)
 
@@ -217,14 +218,26 @@ def _facts(bucket: Bucket, is_phase: NDArray[np.bool_]) -> dict[str, NDArray[Any
 
 def _index(keys: Ints) -> tuple[NDArray[np.uint32], NDArray[Any]]:
     """Return the distinct low halves of keys, and the index of each key's half."""
-    pieces = range(0, len(keys), PIECE_FACTS)
-    parts = [np.unique(keys[start : start + PIECE_FACTS] & _LOW) for start in pieces]
-    kinds = np.unique(np.concatenate(parts)) if parts else keys
-    indexes = np.empty(len(keys), np.min_scalar_type(max(len(kinds) - 1, 0)))
-    for start in pieces:
-        piece = slice(start, start + PIECE_FACTS)
-        indexes[piece] = np.searchsorted(kinds, keys[piece] & _LOW)
-    return kinds.astype(np.uint32), indexes
+    pieces = [keys[n : n + PIECE_FACTS] for n in range(0, len(keys), PIECE_FACTS)]
+    width = 1 + max([int((piece & NUMBER_MASK).max()) for piece in pieces], default=0)
+    if width * _DIMENSIONS > DENSE_FACTOR * len(keys) + DENSE_FLOOR:
+        kinds, indexes = np.unique(keys & _LOW, return_inverse=True)
+        return kinds.astype(np.uint32), narrow(indexes)
+    # In a table, which is eight times as fast as sorting.
+    present = np.zeros(width * _DIMENSIONS, np.bool_)
+    for piece in pieces:
+        present[_cells(piece, width)] = True
+    cells = np.flatnonzero(present)
+    index = np.zeros(len(present), np.min_scalar_type(max(len(cells) - 1, 0)))
+    index[cells] = np.arange(len(cells))
+    kinds = (cells // width << DIMENSION_SHIFT) | cells % width
+    found = [index.take(_cells(piece, width)) for piece in pieces]
+    return kinds.astype(np.uint32), np.concatenate(found) if found else index[:0]
+
+
+def _cells(keys: Ints, width: int) -> Ints:
+    """Return the place of each key in a table with a row for each dimension."""
+    return ((keys & _LOW) >> DIMENSION_SHIFT) * width + (keys & NUMBER_MASK)
 
 
 def _phases(bucket: Bucket, is_phase: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

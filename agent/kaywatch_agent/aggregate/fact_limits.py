@@ -7,8 +7,10 @@ the totals, and so are those of all that is merged from buckets, in memory and i
 store. No event is lost, and no count ever decreases.
 
 Executions of a real node rarely have 400 different histogram buckets: with a lognormal
-distribution, a million durations between 1 ms and 10 s have as many. There is no limit
-for series with fewer.
+distribution, a million durations between 1 ms and 10 s have as many. If all series
+together have very many facts, further ones are only for series with fewer than an equal
+share of them. So the memory is bounded whatever the number of series, and those with
+few facts keep all of their detail, whatever others send.
 """
 
 from __future__ import annotations
@@ -37,12 +39,22 @@ __all__ = ["FactLimits"]
 
 Ints = NDArray[np.int64]
 
-# Of one series. Wider buckets add up to 300 to the first.
+# Facts of all series: 16 bytes each, in up to twelve copies while a tick is committed.
+# As many have 10,000 series with 1,000 lognormal durations each, with a sigma of 1.
+SHARED: Final = 2_000_000
+
+# Of one series. Wider buckets add up to 300 to the first, or 100 once SHARED is
+# reached.
 LIMITS: Final = {Dimension.HISTOGRAM: 400, Dimension.ACTION: 200, Dimension.ERROR: 200}
 
 _DIMENSIONS: Final = (1 << (ROW_SHIFT - DIMENSION_SHIFT)) - 1  # a mask
 _LIMITS: Final = np.full(_DIMENSIONS + 1, 1 << ROW_SHIFT)
 _LIMITS[list(LIMITS)] = list(LIMITS.values())
+_IS_LIMITED: Final = np.isin(np.arange(_DIMENSIONS + 1), list(LIMITS))
+
+# The wider buckets of an octave, while there is room for more facts, and afterwards.
+_WIDE: Final = 4
+_WIDEST: Final = 1
 
 
 class FactLimits:
@@ -63,14 +75,24 @@ class FactLimits:
     ) -> tuple[Bucket, Sequence[Bucket]]:
         """Return totals with new events, and these events with few enough facts."""
         merged = merge(parts)
-        excess = _find_excess(merged, totals)
+        excess, per_octave = _find_excess(merged, totals, _LIMITS), _WIDE
+        if len(totals.fact_keys) + len(merged.fact_keys) > SHARED:
+            share = SHARED // len(self._registry.keys)
+            more = _find_excess(merged, totals, share)
+            excess, per_octave = np.union1d(excess, more), _WIDEST
         if len(excess):
-            parts = [self._coarsen(part, excess) for part in parts]
+            parts = [self._coarsen(part, excess, per_octave) for part in parts]
             merged = merge(parts)
         return merge([totals, merged]), parts
 
-    def _coarsen(self, bucket: Bucket, excess: Ints) -> Bucket:
-        """Return a bucket without some facts, which are counted in others."""
+    def _coarsen(self, bucket: Bucket, excess: Ints, per_octave: int) -> Bucket:
+        """Return a bucket without some facts, which are counted in others.
+
+        Args:
+            bucket: the bucket.
+            excess: the keys of the facts.
+            per_octave: histogram buckets for each doubling, in place of 32.
+        """
         at = np.flatnonzero(contains(excess, bucket.fact_keys))
         if not len(at):
             return bucket
@@ -79,17 +101,18 @@ class FactLimits:
         for kind in LIMITS:
             of = at[dimension == kind]
             if len(of):
-                keys[of] = (keys[of] & ~NUMBER_MASK) | self._substitutes(kind, keys[of])
+                substitutes = self._substitutes(kind, keys[of], per_octave)
+                keys[of] = (keys[of] & ~NUMBER_MASK) | substitutes
                 self._coarse.labels(kind.name.lower()).add(int(counts[of].sum()))
         keys, order, starts = group(keys)
         counts = np.add.reduceat(counts[order], starts)
         return bucket._replace(fact_keys=keys, fact_counts=counts)
 
-    def _substitutes(self, kind: Dimension, keys: Ints) -> Ints:
+    def _substitutes(self, kind: Dimension, keys: Ints, per_octave: int) -> Ints:
         """Return the numbers under which facts of one dimension are counted instead."""
         registry, number = self._registry, keys & NUMBER_MASK
         if kind is Dimension.HISTOGRAM:
-            code = histogram.coarse(number - histogram.CODE_LIMIT)
+            code = histogram.coarse(number - histogram.CODE_LIMIT, per_octave)
             return code + histogram.CODE_LIMIT
         if kind is Dimension.ERROR:
             return np.full_like(number, registry.errors.other)
@@ -101,14 +124,23 @@ class FactLimits:
         return np.full_like(number, registry.actions.other)
 
 
-def _find_excess(bucket: Bucket, totals: Bucket) -> Ints:
-    """Return the keys of the facts that exceed the limit of their series."""
+def _find_excess(bucket: Bucket, totals: Bucket, most: Ints | int) -> Ints:
+    """Return the keys of the new facts that exceed the limit of their series.
+
+    Args:
+        bucket: new events.
+        totals: all earlier ones.
+        most: the limit by dimension, or that of all dimensions together.
+    """
     keys, known = bucket.fact_keys, totals.fact_keys
-    groups = keys >> DIMENSION_SHIFT  # series and dimension
+    shift = ROW_SHIFT if isinstance(most, int) else DIMENSION_SHIFT
+    groups = keys >> shift
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     sizes = np.diff(starts, append=len(keys))
-    limits = _LIMITS[groups[starts] & _DIMENSIONS]
-    low, high = _find_groups(known, groups[starts])
+    of = groups[starts]
+    limits = np.full(len(of), most) if isinstance(most, int) else most[of & _DIMENSIONS]
+    low = np.searchsorted(known, of << shift)
+    high = np.searchsorted(known, (of + 1) << shift)
     over = np.flatnonzero(high - low + sizes > limits)
     if not len(over):
         return keys[:0]
@@ -117,11 +149,6 @@ def _find_excess(bucket: Bucket, totals: Bucket) -> Ints:
     is_new = ~contains(known, keys[at])
     new = np.add.reduceat(is_new.astype(np.int64), np.cumsum(sizes) - sizes)
     is_full = (high - low)[over] + new > limits[over]
-    excess: Ints = keys[at[is_new & np.repeat(is_full, sizes)]]
+    keys = keys[at[is_new & np.repeat(is_full, sizes)]]
+    excess: Ints = keys[_IS_LIMITED[(keys >> DIMENSION_SHIFT) & _DIMENSIONS]]
     return excess
-
-
-def _find_groups(keys: Ints, groups: Ints) -> tuple[Ints, Ints]:
-    """Return where the facts of some series and dimensions begin and end."""
-    low = np.searchsorted(keys, groups << DIMENSION_SHIFT)
-    return low, np.searchsorted(keys, (groups + 1) << DIMENSION_SHIFT)

@@ -95,17 +95,22 @@ def values(code: Codes) -> Values:
     return np.where(code == 0, 0.0, np.sign(code) * middle)
 
 
-def coarse(code: Codes) -> Codes:
+def coarse(code: Codes, per_octave: int) -> Codes:
     """Return the codes that stand for wider ranges of codes.
 
-    A positive value between 6e-11 and 2e10 is then within 11 % of the middle of its
-    bucket, a quarter of an octave, so that powers of two still are bounds of buckets.
-    All other values have buckets of 32 octaves. There are 303 such codes.
+    A positive value between 6e-11 and 2e10 then has a bucket of a part of an octave,
+    so that powers of two still are bounds of buckets. All other values have buckets of
+    32 octaves. There are 303 such codes with 4 per octave, and 99 with one.
+
+    Args:
+        code: codes.
+        per_octave: common buckets for each doubling. With 4, a value is within 10 % of
+            the middle of its bucket, and with one within 42 %.
     """
     index = np.abs(code) - OFFSET
     end = COMMON_OCTAVES * PER_OCTAVE
     is_common = (code > 0) & (index >= -end) & (index < end)
-    width = np.where(is_common, PER_OCTAVE // 4, 32 * PER_OCTAVE)
+    width = np.where(is_common, PER_OCTAVE // per_octave, 32 * PER_OCTAVE)
     middle = index // width * width + width // 2 + OFFSET
     return np.where(code == 0, 0, np.sign(code) * middle)
 

@@ -187,14 +187,50 @@ def test_names_beyond_the_limit_are_counted_under_other(
     assert totals.coarse(column) == counts.max()
 
 
-@calm
-@given(st.lists(st.floats(-1e300, 1e300), min_size=1))
-def test_a_wider_bucket_contains_the_value_and_is_stable(values: list[float]) -> None:
-    code = histogram.codes(np.array(values))
-    wider = histogram.coarse(code)
+def test_all_series_together_have_a_limited_number_of_facts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.aggregate.fact_limits.SHARED", 2_000)
+    totals = Totals()
+    for n in range(50):
+        key = SeriesKey(Kind.NODE, "s", "g", f"wide{n}")
+        totals.registry.row(key, "")
+    rows = range(3, 53)
+    share = 2_000 // len(totals.registry.keys)
+    few, many = np.random.default_rng(8).permutation(widest(1_150)).reshape(2, -1)
+    narrow = 2.0 ** ((np.arange(share) + 0.5) / 32)
+    for part in np.array_split(few, 25):
+        totals.add(*[reduce(make_columns(part, row)) for row in rows])
+    for part in np.array_split(many, 25):
+        parts = [reduce(make_columns(part, row)) for row in rows]
+        *_, own = totals.add(*parts, reduce(make_columns(narrow, 0)))
 
-    assert np.array_equal(histogram.coarse(wider), wider)
+    # One tick may exceed it by what all series send in it.
+    assert len(totals.bucket.fact_keys) < 2_000 + 50 * (23 + 40)
+    assert totals.bucket.executions.tolist() == [25 * len(narrow), *[1_150] * 50]
+    for row in rows:
+        _, counts = facts_of(totals.bucket, row, Dimension.HISTOGRAM)
+        assert counts.sum() == 1_150
+    # A series with fewer facts than its share keeps its detail.
+    exact = facts_of(reduce(make_columns(narrow)), 0, Dimension.HISTOGRAM)
+    assert all(map(np.array_equal, facts_of(own, 0, Dimension.HISTOGRAM), exact))
+    assert totals.size(0) == share
+
+
+@calm
+@given(
+    st.lists(st.floats(-1e300, 1e300), min_size=1),
+    st.sampled_from([(4, 0.15), (1, 0.52)]),
+)
+def test_a_wider_bucket_contains_the_value_and_is_stable(
+    values: list[float], wide: tuple[int, float]
+) -> None:
+    per_octave, distance = wide
+    code = histogram.codes(np.array(values))
+    wider = histogram.coarse(code, per_octave)
+
+    assert np.array_equal(histogram.coarse(wider, per_octave), wider)
     assert np.array_equal(np.sign(wider), np.sign(code))
     common = (np.array(values) >= 2.0**-33) & (np.array(values) <= 2.0**33)
     middle = histogram.values(wider[common])
-    assert (np.abs(np.log2(middle / np.array(values)[common])) < 0.15).all()
+    assert (np.abs(np.log2(middle / np.array(values)[common])) < distance).all()
