@@ -18,12 +18,12 @@ from kaywatch_agent.units import MIB, duration, money, percent, size
 __all__ = [
     "Json",
     "ShortText",
-    "UNHEALTHY",
     "clean",
     "console",
     "count_failing",
     "count_hidden",
     "format_agent",
+    "is_failing",
     "or_dash",
     "plain_table",
     "shorten",
@@ -43,10 +43,6 @@ _COLOURS: Final = {
     "died": "red",
 }
 MAX_LISTED_CLIENTS: Final = 15
-
-# A node is unhealthy if a larger share of its executions failed: the reference page's
-# threshold for an alert.
-UNHEALTHY: Final = 0.05
 
 
 def console() -> Console:
@@ -224,6 +220,17 @@ def count_failing(node: Json) -> int:
     return int(outcomes["error"]) + count_hidden(node)
 
 
+def is_failing(node: Json) -> bool:
+    """Return whether fewer executions succeed than the rules for the node allow.
+
+    Failures that a fallback or on_error hides count; without such a rule, none does.
+    """
+    lowest, executions = node["min_success_rate"], node["total_executions"]
+    if lowest is None or not executions:
+        return False
+    return bool((executions - count_failing(node)) / executions < lowest)
+
+
 def count_hidden(node: Json) -> int:
     """Return how many executions ended in a fallback or a suppressed error."""
     return int(node["outcomes"]["fallback"] + node["outcomes"]["suppressed"])
@@ -232,12 +239,13 @@ def count_hidden(node: Json) -> int:
 def _by_health(node: Json) -> tuple[float, str]:
     share = count_failing(node) / node["total_executions"]
     # A healthy node keeps its place when its figures change a little.
-    return -share if share > UNHEALTHY else 0.0, node["node"]
+    return -share if is_failing(node) else 0.0, node["node"]
 
 
 def _node_figures(node: Json) -> list[str | Text]:
     rate, hidden = node["success_rate"], count_hidden(node)
-    low = rate is not None and rate < 1 - UNHEALTHY
+    lowest = node["min_success_rate"]
+    low = None not in (rate, lowest) and rate < lowest
     return [
         f"{node['total_executions']:,}",
         Text(or_dash(rate, percent), "red" if low else ""),

@@ -188,6 +188,7 @@ class WebApplication:
             own_metrics=tuple(self._registry.collect()),
             backtest=agent.backtest,
             **self._memories,
+            rules=agent.alerting.engine.settings.rules,
             alerts=agent.alerting.snapshot,
             alert_states=agent.alerting.counts,
             **details,

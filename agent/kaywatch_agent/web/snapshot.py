@@ -91,6 +91,7 @@ class AgentSnapshot:
         shared: keeps results that are the same for all readers.
         event_memory: remembers what became of the events of closed buckets.
         series_memory: remembers what depends on the series only.
+        rules: the rules by name.
         alerts: returns all about alerts; waits until an evaluation has ended.
         alert_states: how many alerts are in each state.
         clients: descriptions of the clients, for endpoints that need them.
@@ -117,6 +118,7 @@ class AgentSnapshot:
     shared: SharedResults
     event_memory: EventMemory
     series_memory: SeriesMemory
+    rules: Mapping[str, Rule]
     alerts: Callable[[], AlertsSnapshot]
     alert_states: Mapping[AlertState, int] = field(default_factory=dict)
     clients: tuple[schema.ClientDetails, ...] = ()

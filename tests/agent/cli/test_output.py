@@ -17,6 +17,7 @@ NODE: dict[str, Any] = {
     "window": 300,
     "total_executions": 7,
     "success_rate": 1.0,
+    "min_success_rate": 0.95,
     "total_retries": 0,
     **{f"{name}_execution_time": 0.02 for name in ("avg", "min", "max")},
     **{f"{name}_execution_time": 0.02 for name in ("p50", "p95", "p99")},

@@ -23,7 +23,6 @@ from rich.text import Text
 
 from kaywatch_agent.cli.graph_tables import graph_table
 from kaywatch_agent.cli.tables import (
-    UNHEALTHY,
     Json,
     ShortText,
     clean,
@@ -70,7 +69,7 @@ HELP: Final = (
     ("? or escape", "close this help"),
     ("q", "quit"),
     ("", ""),
-    (MARK, "over 5 % errors, or in flight for 10 s and ten times the p95"),
+    (MARK, "more failures than a rule allows, or stuck by the rule `stuck`"),
     ("hidden", "failed executions that a fallback or on_error answered"),
     ("in flight", "how many executions are in progress, and the age of the oldest"),
     ("retries", "attempts after the first, in the window"),
@@ -401,7 +400,7 @@ def _render_cells(row: NodeRow) -> dict[str, ShortText]:
 def _errors_style(row: NodeRow) -> str:
     if not row.errors:
         return ""
-    return "bold red" if row.errors > UNHEALTHY else "yellow"
+    return "bold red" if row.is_failing else "yellow"
 
 
 def _format_rate(rate: float) -> str:

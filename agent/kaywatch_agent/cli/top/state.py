@@ -15,11 +15,11 @@ from kaywatch_agent.cli.places import (
     place_of,
 )
 from kaywatch_agent.cli.tables import (
-    UNHEALTHY,
     Json,
     clean,
     count_failing,
     count_hidden,
+    is_failing,
 )
 from kaywatch_agent.units import parse_duration
 
@@ -73,6 +73,7 @@ class NodeRow(NamedTuple):
     ok: float | None
     errors: float | None
     failing: float  # the share that failed, also those hidden by a fallback
+    is_failing: bool  # more than the rules for the node allow
     hidden: int  # executions that ended in a fallback or a suppressed error
     retries: int
     p50: float | None
@@ -87,7 +88,7 @@ class NodeRow(NamedTuple):
     @property
     def unhealthy(self) -> bool:
         """Whether the row is highlighted."""
-        return self.stuck or self.failing > UNHEALTHY
+        return self.stuck or self.is_failing
 
 
 def fetch_answers(url: str, query: Query) -> Answers:
@@ -165,6 +166,7 @@ def _make_row(
         ok=node.get("success_rate"),
         errors=node.get("error_rate"),
         failing=count_failing(node) / executions if executions else 0.0,
+        is_failing=bool(node) and is_failing(node),
         hidden=count_hidden(node) if node else 0,
         retries=node.get("total_retries", 0),
         p50=node.get("p50_execution_time"),

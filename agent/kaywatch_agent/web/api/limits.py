@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rule import Rule, Threshold
 
-__all__ = ["StrictestThresholds", "find_strictest"]
+__all__ = ["NodeThresholds", "StrictestThresholds"]
+
+# A rule with another operator does not limit what it looks at.
+_LIMITS: Final = {
+    "latency_avg": (">", ">="),
+    "success_rate": ("<", "<="),
+    "error_rate": (">", ">="),
+}
 
 
 class StrictestThresholds(NamedTuple):
@@ -18,23 +25,41 @@ class StrictestThresholds(NamedTuple):
     min_success_rate: float | None
 
 
-def find_strictest(
-    rules: Iterable[Rule], labels: Collection[Mapping[str, str]]
-) -> StrictestThresholds:
-    """Return the strictest thresholds of the rules that match any of some labels."""
-    limits: dict[str, list[float]] = {
-        "latency_avg": [],
-        "success_rate": [],
-        "error_rate": [],
-    }
-    for rule in rules:
-        condition = rule.condition
-        if not isinstance(condition, Threshold) or condition.metric not in limits:
-            continue
-        if any(matches(rule.match, each) for each in labels):
-            limits[condition.metric].append(condition.threshold)
-    # A maximum error rate is also a minimum success rate; the stricter one counts.
-    rates = [*limits["success_rate"], *(1.0 - rate for rate in limits["error_rate"])]
-    return StrictestThresholds(
-        min(limits["latency_avg"], default=None), max(rates, default=None)
+class NodeThresholds:
+    """Finds the thresholds that apply to nodes."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        """Select the rules that may apply to a node."""
+        self._rules = [
+            (rule, rule.condition)
+            for rule in rules
+            if isinstance(rule.condition, Threshold) and _is_limit(rule.condition)
+        ]
+
+    def find(self, labels: Iterable[Mapping[str, str]]) -> StrictestThresholds:
+        """Return the strictest thresholds of rules that match any of some labels."""
+        places = list(labels)
+        averages: list[float] = []
+        rates: list[float] = []
+        for rule, condition in self._rules:
+            if rule.match and not any(matches(rule.match, each) for each in places):
+                continue
+            if condition.metric == "latency_avg":
+                averages.append(condition.threshold)
+            else:
+                # A maximum error rate is also a minimum success rate.
+                is_success = condition.metric == "success_rate"
+                threshold = condition.threshold
+                rates.append(threshold if is_success else 1.0 - threshold)
+        return StrictestThresholds(
+            min(averages, default=None), max(rates, default=None)
+        )
+
+
+def _is_limit(condition: Threshold) -> bool:
+    """Return whether a rule limits one of the metrics, in the worse direction."""
+    return any(
+        comparison.metric == condition.metric
+        and comparison.op in _LIMITS.get(comparison.metric, ())
+        for comparison in condition.breach.comparisons()
     )

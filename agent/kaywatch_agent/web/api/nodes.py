@@ -15,6 +15,7 @@ from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.series import Kind, Labels, SeriesKey
+from kaywatch_agent.web.api.limits import NodeThresholds
 from kaywatch_agent.web.api.parameters import ScopeQuery
 from kaywatch_agent.web.api.schema import (
     EventAccount,
@@ -54,7 +55,8 @@ class NodeSummary(ResponseBody):
     """Statistics of one node over all matching services and graphs.
 
     `retry_rate` is the share of attempts that were retries. `completeness` is the share
-    of the events of its services' clients that arrived. `wait` is the time between
+    of the events of its services' clients that arrived. `min_success_rate` is the
+    strictest threshold of the rules that apply to it. `wait` is the time between
     attempts. The averages by phase, and `total_items` (the items of a batch
     node), are null if no execution has them.
     """
@@ -65,6 +67,7 @@ class NodeSummary(ResponseBody):
     window: WindowSeconds | None
     total_executions: Count
     success_rate: Rate | None
+    min_success_rate: Rate | None
     avg_execution_time: Seconds | None
     min_execution_time: Seconds | None
     max_execution_time: Seconds | None
@@ -166,6 +169,7 @@ def summarize_nodes(
     columns = _executions(stats) | _counts(snapshot, stats)
     columns |= _page_metrics(snapshot, window, query, groups)
     peaks = columns["peak_memory_mb"]
+    thresholds = NodeThresholds(snapshot.rules.values())
     nodes = []
     for name, group in groups.items():
         services, graphs = places[name]
@@ -178,6 +182,11 @@ def summarize_nodes(
                 services=services,
                 graphs=graphs,
                 window=window.seconds,
+                min_success_rate=thresholds.find(
+                    {"service": service, "graph": graph, "node": name}
+                    for service in services
+                    for graph in graphs
+                ).min_success_rate,
                 completeness=window.completeness.of(services).ratio,
                 **{key: column[group] for key, column in columns.items()},
             )

@@ -24,7 +24,7 @@ from kaywatch_agent.web.api.figures import (
     figures_of,
 )
 from kaywatch_agent.web.api.graphs import union_of
-from kaywatch_agent.web.api.limits import StrictestThresholds, find_strictest
+from kaywatch_agent.web.api.limits import NodeThresholds, StrictestThresholds
 from kaywatch_agent.web.api.parameters import EndText, Service, WindowText
 from kaywatch_agent.web.api.runs import count_in_flight, list_in_progress
 from kaywatch_agent.web.api.schema import ResponseBody
@@ -282,11 +282,9 @@ def _count_dead_ends(snapshot: AgentSnapshot, runs: GroupStats) -> Counter[str]:
 
 
 def _limits(snapshot: AgentSnapshot, graph: _Graph) -> list[StrictestThresholds]:
-    rules = snapshot.alerts().settings.rules.values()
+    thresholds = NodeThresholds(snapshot.rules.values())
     return [
-        find_strictest(
-            rules, [graph.labels(service, node) for service in graph.services]
-        )
+        thresholds.find([graph.labels(service, node) for service in graph.services])
         for node in graph.nodes
     ]
 

@@ -46,6 +46,7 @@ def node(name: str, **more: Any) -> dict[str, Any]:
         "outcomes": {"ok": 1_185_185, "error": 49_382, "suppressed": 0, "fallback": 0},
         "success_rate": 0.96,
         "error_rate": 0.04,
+        "min_success_rate": 0.95,
         "total_retries": 123_456,
         "p50_execution_time": 0.0123,
         "p95_execution_time": 0.9996,
@@ -310,3 +311,25 @@ def test_the_same_node_of_two_services_has_two_rows() -> None:
 
     assert sum("pay" in line and "shop" in line for line in lines) == 1
     assert sum("pay" in line and "blog" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("lowest", "errors", "is_marked"),
+    [
+        (0.95, 5, False),
+        (0.95, 6, True),
+        (0.7, 30, False),
+        (0.7, 31, True),
+        (0.999, 1, True),
+        (None, 100, False),  # no rule applies
+    ],
+)
+def test_a_node_is_marked_by_the_threshold_of_its_own_rules(
+    lowest: float | None, errors: int, is_marked: bool
+) -> None:
+    outcomes = {"ok": 100 - errors, "error": errors, "suppressed": 0, "fallback": 0}
+    figures = {"success_rate": 1 - errors / 100, "error_rate": errors / 100}
+    one = node("a", total_executions=100, outcomes=outcomes, **figures)
+    (row,) = node_rows(answers({**one, "min_success_rate": lowest}))
+
+    assert row.unhealthy is is_marked

@@ -139,7 +139,7 @@ def test_help_opens_and_closes(shop: Agent) -> None:
         terminal.shows("Nodes")
         for leave in ("?", "\x1b", "h"):
             terminal.press("?")
-            terminal.shows("sort by the age of the oldest", "over 5 % errors")
+            terminal.shows("sort by the age of the oldest", "more failures than a rule")
             assert max(map(len, terminal.lines)) <= 80
             terminal.press(leave)
             terminal.shows("Nodes, last 5m")
