@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules.conditions import (
     CLEAR_SHARE,
+    check_factor,
     check_reachable,
     compare,
     usual_clear,
@@ -162,6 +163,7 @@ def _rule(name: str, of: _BuiltIn, value: float, notify: tuple[str, ...]) -> Rul
 
 def _condition(name: str, of: _BuiltIn, value: float) -> Condition:
     if not of.metric:
+        check_factor(f"alerting.thresholds.{name}", value)
         return Stuck(factor=value, max_age=None, at_least=STUCK_AT_LEAST)
     check_reachable(f"alerting.thresholds.{name}", Compare(of.metric, of.op, value))
     if of.metric == "memory_rss":

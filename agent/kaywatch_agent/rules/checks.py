@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.conditions import check_minimum, labels_of, parse_key
 from kaywatch_agent.rules.config import AlertingConfig, RuleConfig
-from kaywatch_agent.rules.describe import check_template
-from kaywatch_agent.rules.rule import Condition
+from kaywatch_agent.rules.describe import FIELDS, check_template, fields_of
+from kaywatch_agent.rules.rule import Condition, Inhibition, Rule
 from kaywatch_agent.settings.reader import ErrorCollector, check_url
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["check_alerting", "check_keys", "check_receivers", "labels_per"]
+__all__ = [
+    "check_alerting",
+    "check_keys",
+    "check_own_labels",
+    "check_receivers",
+    "check_summary",
+    "labels_per",
+    "warn_of_labels",
+]
 
 # The labels that name where something happens, in this order.
 PLACE: Final = ("service", "graph", "node")
@@ -35,8 +44,6 @@ def check_keys(
         _check_labels(f"{path}.labels", config.labels)
     with problems.collect():
         check_receivers(f"{path}.notify", config.notify or (), receivers)
-    with problems.collect():
-        parse_key(f"{path}.summary", check_template, config.summary)
     with problems.collect():
         if config.runbook_url:
             check_url(f"{path}.runbook_url", config.runbook_url)
@@ -97,6 +104,59 @@ def labels_per(config: RuleConfig, condition: Condition, path: str) -> tuple[str
     return config.per
 
 
+def check_summary(
+    config: RuleConfig, per: Collection[str], shared: Collection[str], path: str
+) -> None:
+    """Raise ConfigError for an invalid template, or a field that no alert has.
+
+    Args:
+        config: the rule.
+        per: the labels that distinguish its alerts.
+        shared: the labels of all alerts.
+        path: of its table.
+    """
+    parse_key(f"{path}.summary", check_template, config.summary)
+    known = (*FIELDS, *per, *config.labels, *shared)
+    for _, name, _, _ in fields_of(config.summary):
+        if name is not None and name not in known:
+            text = f"unknown field {{{name}}}{_suggest(name, known)}"
+            raise ConfigError(f"{path}.summary", text)
+
+
+def check_own_labels(config: RuleConfig, per: Collection[str], path: str) -> None:
+    """Raise ConfigError for a label that the alerts have from their series."""
+    for name in config.labels:
+        if name in per:
+            text = "the alerts have this label from what they are about; choose another"
+            raise ConfigError(f"{path}.labels.{name}", text)
+
+
+def warn_of_labels(
+    alerting: AlertingConfig, inhibitions: Iterable[Inhibition], rules: Iterable[Rule]
+) -> Iterator[str]:
+    """Yield a warning about each label by which no alert can be grouped or inhibited.
+
+    Args:
+        alerting: the settings of all alerts.
+        inhibitions: those of the configuration, in its order.
+        rules: all rules.
+    """
+    known = {"alertname", "severity", *alerting.labels}
+    for rule in rules:
+        known.update(rule.per, rule.labels)
+    used = {"alerting.group_by": alerting.group_by}
+    for number, one in enumerate(inhibitions):
+        path = f"inhibit[{number}]"
+        used[f"{path}.source"] = tuple(matcher.name for matcher in one.source)
+        used[f"{path}.target"] = tuple(matcher.name for matcher in one.target)
+        used[f"{path}.equal"] = one.equal
+    for key, names in used.items():
+        for name in names:
+            if name not in known:
+                hint = _suggest(name, known)
+                yield f'{key}: no alert has the label "{name}"{hint}'
+
+
 # -- inside --------------------------------------------------------------------------
 
 
@@ -113,3 +173,10 @@ def _check_labels(path: str, labels: Mapping[str, str]) -> None:
         # there.
         if not value:
             raise ConfigError(f"{path}.{name}", "the value is empty; remove the label")
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+    """Return which of the known names may be meant, and what is known."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint} (known: {', '.join(sorted({*known}))})"

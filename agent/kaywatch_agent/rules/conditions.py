@@ -33,6 +33,7 @@ __all__ = [
     "CLEAR_SHARE",
     "absence",
     "burn_rate",
+    "check_factor",
     "check_labels",
     "check_minimum",
     "check_objective",
@@ -66,6 +67,11 @@ MAX_FACTOR: Final = 1_000_000
 _NEVER: Final = {(">", 1.0), ("<", 0.0)}
 _ALWAYS: Final = {(">=", 0.0), ("<=", 1.0)}
 
+# Metrics that are relative to what is usual, which is 1.
+_RELATIVE: Final = frozenset(
+    {"visits_over_usual", "runaway_factor", "latency_over_usual", "cost_over_usual"}
+)
+
 # The metrics that the keys of a runaway rule limit.
 _VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
 
@@ -98,9 +104,10 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
 
 
 def check_reachable(key: str, comparison: Compare) -> None:
-    """Raise ConfigError for a comparison of a ratio that is always or never true."""
+    """Raise ConfigError for a comparison that is always or never true."""
     name, op, value = comparison
     if metrics.find(name).unit != "ratio":
+        _check_limit(key, comparison)
         return
     if not 0.0 <= value <= 1.0:
         percent = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
@@ -108,6 +115,32 @@ def check_reachable(key: str, comparison: Compare) -> None:
     if (op, value) in _NEVER or (op, value) in _ALWAYS:
         often = "never" if (op, value) in _NEVER else "always"
         raise ConfigError(key, f"{comparison} is {often} true; choose another limit")
+
+
+def _check_limit(key: str, comparison: Compare) -> None:
+    """Raise ConfigError for a limit that a metric from 0 up cannot be beyond, or is."""
+    name, op, value = comparison
+    # An application's own metrics may be negative.
+    if name not in METRICS:
+        return
+    is_excluded = value <= 0 if op in (">=", "<") else value < 0
+    if is_excluded:
+        often = "always" if op.startswith(">") else "never"
+        text = f"{comparison} is {often} true: {name} is never negative"
+        raise ConfigError(key, f"{text}; choose another limit")
+    if name in _RELATIVE and op.startswith(">") and value < 1:
+        text = f"{value:g}: {name} is about 1 as a rule; expected at least 1"
+        raise ConfigError(key, text)
+
+
+def check_factor(key: str, factor: float) -> None:
+    """Raise ConfigError for a factor of the 99th percentile that is too small.
+
+    One execution in a hundred takes longer than that by definition.
+    """
+    if not 1 < factor <= MAX_FACTOR:
+        text = f"{factor:g}: expected more than 1, and at most {MAX_FACTOR:,}"
+        raise ConfigError(key, text)
 
 
 def usual_clear(op: str, value: float, share: float = CLEAR_SHARE) -> float:
@@ -271,13 +304,7 @@ def transition(config: TransitionConfig, path: str) -> Transition:
 
 def stuck(config: StuckConfig, path: str) -> Stuck:
     """Return the condition of a stuck rule."""
-    # One execution in a hundred takes longer than the 99th percentile by definition.
-    # Not a number fails both comparisons.
-    if not 1 < config.factor <= MAX_FACTOR:
-        raise ConfigError(
-            f"{path}.factor",
-            f"{config.factor:g}: expected more than 1, and at most {MAX_FACTOR:,}",
-        )
+    check_factor(f"{path}.factor", config.factor)
     max_age = None if config.max_age is None else parse_duration(config.max_age)
     return Stuck(config.factor, max_age, parse_duration(config.at_least))
 

@@ -31,6 +31,7 @@ from kaywatch_agent.units import duration, quantity
 __all__ = [
     "FIELDS",
     "check_template",
+    "fields_of",
     "condition_text",
     "describe",
     "predicate_text",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 # The fields of a summary's template, besides the alert's labels.
-FIELDS: Final = (
+FIELDS: Final[tuple[str, ...]] = (
     "rule", "value", "threshold", "clear", "window", "executions", "errors", "metric"
 )  # fmt: skip
 
@@ -154,17 +155,25 @@ def unit_of(rule: Rule | None) -> str:
     return ""
 
 
+def fields_of(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """Return the parts of a summary's template, as `string.Formatter.parse` does.
+
+    Raises:
+        ValueError: it is no template.
+    """
+    try:
+        return list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}") from None
+
+
 def check_template(template: str) -> str:
     """Return the template of a summary if it is valid.
 
     Raises:
         ValueError: the part that is invalid, and why.
     """
-    try:
-        fields = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"{template!r}: {error}") from None
-    for _, name, spec, conversion in fields:
+    for _, name, spec, conversion in fields_of(template):
         if name is None:
             continue
         # `_fill` looks up plain names, and converts nothing.

@@ -15,8 +15,11 @@ from kaywatch_agent.rules.built_in import INHIBITIONS, built_in_rules
 from kaywatch_agent.rules.checks import (
     check_alerting,
     check_keys,
+    check_own_labels,
     check_receivers,
+    check_summary,
     labels_per,
+    warn_of_labels,
 )
 from kaywatch_agent.rules.conditions import (
     check_labels,
@@ -91,15 +94,13 @@ def load(
     _read_tables(values, "rule", problems, loader.add)
     with problems.collect():
         loader.add_built_in(alerting.thresholds)
-    inhibitions = [
-        *INHIBITIONS,
-        *_read_tables(values, "inhibit", problems, _inhibition),
-    ]
+    inhibitions = _read_tables(values, "inhibit", problems, _inhibition)
     silences = _read_tables(values, "silence", problems, _silence)
     with problems.collect():
         check_alerting(alerting, receivers)
     problems.raise_all()
-    return _settings(alerting, loader, inhibitions, silences)
+    loader.warnings += warn_of_labels(alerting, inhibitions, loader.rules.values())
+    return _settings(alerting, loader, [*INHIBITIONS, *inhibitions], silences)
 
 
 # -- inside --------------------------------------------------------------------------
@@ -158,6 +159,7 @@ class _RuleLoader:
         self.notify = tuple(receivers)
         if alerting.default_notify is not None:
             self.notify = alerting.default_notify
+        self._labels = alerting.labels
         self._grace = parse_duration(alerting.startup_grace)
         self._defaults = defaults
         self._receivers = receivers
@@ -230,6 +232,8 @@ class _RuleLoader:
             check_labels(f"{path}.match", match, variant.condition)
         with problems.collect():
             per = labels_per(config, variant.condition, path)
+            check_own_labels(config, per, path)
+            check_summary(config, per, self._labels, path)
         with problems.collect():
             check_receivers(f"{path}.notify", variant.notify or (), self._receivers)
         problems.raise_all()

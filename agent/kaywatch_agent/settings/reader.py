@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -81,13 +82,14 @@ class ErrorCollector:
             self._errors += [error, *error.others]
 
     def raise_all(self) -> None:
-        """Raise the collected errors, if there are any.
+        """Raise the collected errors, each once, if there are any.
 
         Raises:
             ConfigError: the first error; its `others` are the rest.
         """
         if self._errors:
-            first, *others = self._errors
+            # All tiers of a burn rate have the errors of their table.
+            first, *others = {str(error): error for error in self._errors}.values()
             first.others = tuple(others)
             raise first
 
@@ -186,6 +188,9 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if not fits:
         raise ConfigError(path, f"expected {_TYPE_NAMES[kind]}, got {value!r}")
+    # TOML has nan, with which every comparison is false, and inf.
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(path, f"expected a finite number, got {value!r}")
     return value
 
 

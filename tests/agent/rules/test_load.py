@@ -122,7 +122,36 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE.replace("value = 0.9", ""), "rule[0].value: missing"),
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
         (RULE + "clear = 0.8", "clear: 0.8 can never clear the alert: expected"),
-        (RULE + "clear = nan", "expected a number above value = 0.9"),
+        (RULE + "clear = nan", "rule[0].clear: expected a finite number, got nan"),
+        (RULE.replace("0.9", "nan"), "rule[0].value: expected a finite number"),
+        (
+            "[alerting.thresholds]\navg_execution_time_max=inf",
+            "alerting.thresholds.avg_execution_time_max: expected a finite number",
+        ),
+        (
+            "[alerting.thresholds]\ndead_end=-1",
+            "thresholds.dead_end: dead_ends > -1 is always true: dead_ends is never",
+        ),
+        (
+            "[alerting.thresholds]\nunusual_loop=0.5",
+            "alerting.thresholds.unusual_loop: 0.5: visits_over_usual is about 1 as a",
+        ),
+        (
+            "[alerting.thresholds]\nstuck=0.5",
+            "alerting.thresholds.stuck: 0.5: expected more than 1",
+        ),
+        (
+            "[[rule]]\nname='r'\nmetric='latency_p95'\nop='<'\nvalue=0",
+            "rule[0].value: latency_p95 < 0 is never true: latency_p95 is never",
+        ),
+        (
+            RULE + "summary = '{node} {vlaue:.1%}'",
+            "rule[0].summary: unknown field {vlaue}; did you mean value? (known:",
+        ),
+        (
+            RULE + "labels = {graph = 'x'}",
+            "rule[0].labels.graph: the alerts have this label from what they are about",
+        ),
         (
             "[[rule]]\nname='r'\nmetric='dead_ends'\nop='>'\nvalue=5\nclear=-1",
             "rule[0].clear: -1: dead_ends is never negative",
@@ -174,7 +203,10 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "1: expected more than 1"),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1e308", "at most 1,000,000"),
-        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=nan", "nan: expected more than 1"),
+        (
+            "[[rule]]\nname='r'\nkind='stuck'\nfactor=nan",
+            "expected a finite number",
+        ),
         ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
         (
             "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nmax_node_visits=3",
@@ -329,3 +361,28 @@ def test_a_name_that_is_used_twice_is_reported_with_all_other_errors() -> None:
         *("rule[2].min_executions", "rule[2].runbook_url", "rule[2].match[0]"),
         *("rule[2].per", "rule[4].name"),
     ]
+
+
+def test_a_label_that_no_alert_has_is_warned_of() -> None:
+    text = """
+[alerting]
+group_by = ["alertname", "grapf", "team", "kind"]
+labels = {team = "a"}
+[[inhibit]]
+source = ['alertnam="x"']
+target = ['severity="info"']
+equal = ["grap", "node"]
+"""
+    warnings = read(text + RULE + "labels = {kind = 'x'}").warnings
+
+    assert [warning.split(" (known: ")[0] for warning in warnings] == [
+        'alerting.group_by: no alert has the label "grapf"; did you mean graph?',
+        'inhibit[0].source: no alert has the label "alertnam"; did you mean alertname?',
+        'inhibit[0].equal: no alert has the label "grap"; did you mean graph?',
+    ]
+
+
+def test_a_summary_may_name_every_label_of_its_alerts() -> None:
+    text = "[alerting]\nlabels = {team = 'a'}\n" + RULE
+    rest = "labels = {kind = 'x'}\nsummary = '{team} {kind} {graph} {value} {errors}'"
+    assert "r" in read(text + rest).rules

@@ -35,7 +35,7 @@ def read_tests(path: Path) -> tuple[list[test_file.TestCase], Config]:
         ConfigError: naming the file and the key.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("", f"cannot read {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
