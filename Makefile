@@ -2,6 +2,8 @@
 # make test                run all tests, against real servers
 # make check               run ruff, mypy and import-linter, check the web page and the docs
 # make bench [QUICK=1]     measure kaywatch and its peers; write bench.json
+# make release             check everything, and build the release in dist/; upload nothing
+# make dist                build and check the files of a release
 # make page                build the web page of this tree
 # make docs                build the documentation site, and check its links
 # make images              draw the pictures of the documentation; needs chromium
@@ -21,7 +23,7 @@ TESTS ?= tests
 NPM = $(BIN)/python build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test test-page test-python check format page docs bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test test-page test-python check format page docs dist release bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -64,6 +66,32 @@ long-run: .venv/.dev
 page: .venv/.dev
 	$(BIN)/python build_page.py
 
+release: .venv/.dev
+	@test -z "$$(git status --porcelain)" || { git status --short; \
+		echo "commit or remove these changes first" >&2; exit 1; }
+	@version=$$($(BIN)/python -c 'import kaywatch; print(kaywatch.__version__)'); \
+		grep -q "^## $$version - " CHANGELOG.md || \
+		{ echo "CHANGELOG.md: add a section for $$version with its date" >&2; exit 1; }
+	$(MAKE) check test dist
+
+dist: .venv/.dev
+	@$(BIN)/pip install --quiet --group release
+	rm -rf dist
+	$(BIN)/python build_man.py
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	@# Without the address of the project and of its authors, the best rating is 8.
+	$(BIN)/pyroma --min=8 dist/*.tar.gz
+	@# What an agent consists of: the wheel and its requirements, in an empty environment.
+	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	$(BIN)/pip --python build/sbom/bin/python install --quiet "$$(echo dist/*.whl)[agent]"
+	@version=$$($(BIN)/python -c 'import kaywatch; print(kaywatch.__version__)'); \
+		sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > build/pyproject.toml
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject build/pyproject.toml \
+		--output-file dist/sbom.cdx.json build/sbom/bin/python
+	cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
+
 docs: .venv/.dev
 	$(BIN)/python build_site.py
 
@@ -88,7 +116,7 @@ servers:
 	@tests/install_servers.sh
 
 clean:
-	rm -rf .venv .bench .fuzz bench.json build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .fuzz .cache bench.json build dist man .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kaywatch needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }

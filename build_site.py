@@ -97,9 +97,8 @@ def _place(source: Path, root: Path) -> Path:
         return path.relative_to("docs")
     if path == Path("README.md"):
         return Path("index.md")
-    # A page of the root, such as the changelog, or a file of the repository.
-    name = path.with_suffix(".md") if source.is_dir() else path
-    return Path(name.name.lower()) if len(path.parts) == 1 else Path("files", name)
+    # In a folder of their own: SECURITY.md is not `docs/security.md`.
+    return Path("files", path.with_suffix(".md") if source.is_dir() else path)
 
 
 def _with_copied_links(source: Path, root: Path) -> tuple[str, list[Path]]:

@@ -62,9 +62,9 @@ def test_a_file_outside_of_docs_is_copied_and_linked(tmp_path: Path) -> None:
 
     assert (copies / "index.md").read_text() == "[a](a.md)\n"
     text = (copies / "a.md").read_text()
-    assert "[x](files/deploy/example.toml) [all](deploy.md)" in text
+    assert "[x](files/deploy/example.toml) [all](files/deploy.md)" in text
     assert "[x](no-link)" in text
-    assert "key = 1" in (copies / "deploy.md").read_text()
+    assert "key = 1" in (copies / "files" / "deploy.md").read_text()
 
 
 def test_a_link_to_no_file_names_its_page(tmp_path: Path) -> None:
