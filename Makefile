@@ -37,7 +37,7 @@ test-page:
 
 test-python:
 	@# More workers than cores, because tests wait about half of the time.
-	$(BIN)/pytest -n $$(($$(nproc) + 3)) $(TESTS)
+	$(BIN)/pytest -n $$(($$(nproc) + 5)) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

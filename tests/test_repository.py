@@ -26,43 +26,37 @@ from kaywatch_agent.ingest.brokers import BrokerConfig
 ROOT = Path(__file__).parent.parent
 
 
-# Imports each module in a fork of its own, in which no other module of ours has been
-# imported. What they import of others is imported once, before: it takes the longest.
-IMPORT_EACH = """
-import os, sys
+# Imports all modules. If no module imports one whose own import is unfinished, apart
+# from the packages that contain it, then none depends on what was imported before.
+IMPORT_ALL = """
+import builtins, sys
 from importlib import import_module
+from importlib.util import resolve_name
 
-def in_fork(work):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(write, work().encode())
-        os.close(write)
-        os._exit(0)
-    os.close(write)
-    with open(read) as text:
-        result = text.read()
-    assert os.waitpid(pid, 0)[1] == 0
-    return result
+def lineage(name):
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
-def is_ours(name):
-    return name.partition(".")[0] in ("kaywatch", "kaywatch_agent")
+def is_unfinished(name):
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return getattr(spec, "_initializing", False)
 
-def import_all():
-    for name in sys.argv[1:]:
-        import_module(name)
-    return " ".join(name for name in sys.modules if not is_ours(name))
+def checked(name, globals=None, locals=None, fromlist=(), level=0):
+    scope = globals or {}
+    importer = lineage(scope.get("__name__", ""))
+    if importer[0] in OURS:
+        target = resolve_name("." * level + name, scope.get("__package__"))
+        for end in (target, *(f"{target}.{item}" for item in fromlist or ())):
+            for each in lineage(end):
+                if is_unfinished(each) and each not in importer:
+                    sys.exit(f"{importer[-1]} and {each} import each other")
+    return unchecked(name, globals, locals, fromlist, level)
 
-def import_one(name):
-    assert not any(map(is_ours, sys.modules))
-    import_module(name)
-    return name
-
-for name in in_fork(import_all).split():
-    if name not in sys.modules:
-        import_module(name)
+OURS = ("kaywatch", "kaywatch_agent")
+unchecked, builtins.__import__ = builtins.__import__, checked
 for name in sys.argv[1:]:
-    print(in_fork(lambda: import_one(name)))
+    import_module(name)
+    print(name)
 """
 
 
@@ -93,18 +87,45 @@ def test_a_module_exports_the_names_in_its_all(name: str) -> None:
         assert hasattr(module, exported), f"{name}.{exported}"
 
 
-@pytest.mark.timeout(300)  # a fork for each of some 300 modules
-def test_every_module_imports_alone_without_a_warning() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORT_EACH, *modules()],
-        # From Python 3.12 on, a fork of a process with numpy's threads is a warning.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+def import_all(*names: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT_ALL, *names],
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
 
+
+def test_every_module_imports_alone_without_a_warning() -> None:
+    done = import_all(*modules())
+
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == modules()
+
+
+@pytest.mark.parametrize(
+    ("files", "cycle"),
+    [
+        ({"a": "from kaywatch_agent import b", "b": "import kaywatch_agent.a"}, True),
+        ({"a": "from . import b", "b": "from .a import x"}, True),
+        ({"__init__": "from . import a", "a": "from kaywatch.b import x"}, True),
+        ({"__init__": "x = 1\nfrom . import a", "a": "from . import x"}, False),
+        ({"a": "from . import b", "b": ""}, False),
+    ],
+)
+def test_modules_that_import_each_other_are_an_error(
+    files: dict[str, str], cycle: bool, tmp_path: Path
+) -> None:
+    for package in ("kaywatch", "kaywatch_agent"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "kaywatch/b.py").write_text("from kaywatch_agent import a\nx = 1")
+    for name, code in files.items():
+        (tmp_path / f"kaywatch_agent/{name}.py").write_text(code)
+    done = import_all("kaywatch_agent.a", path=str(tmp_path))
+
+    assert done.returncode == cycle, done.stderr
+    assert ("import each other" in done.stderr) == cycle
 
 
 def test_a_check_of_the_configuration_imports_no_http_server() -> None:

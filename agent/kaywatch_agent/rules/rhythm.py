@@ -43,9 +43,11 @@ def missing_runs(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
     )
     expected = _expected(hourly[paused], begin[paused], now)
     resting = _resting_services(windows)
+    excused = _running_graphs(windows) | _inner_graphs(windows)
     for n, count in zip(paused.tolist(), expected.tolist(), strict=True):
         labels = dict(zip(rule.per, groups[n], strict=True))
-        if not _is_excused(labels, resting, windows):
+        service, graph = labels.get("service", ""), labels.get("graph", "")
+        if service not in resting and (service, graph) not in excused:
             pause = f"no run for {duration(now - begin[n])}"
             note = f"{pause}; some {count:,.0f} are usual in this time"
             values[groups[n]] = LiveValue(count, note)
@@ -101,23 +103,20 @@ def _resting_services(windows: WindowCache) -> set[str]:
     return {name for name, known in states.items() if known == {ClientState.ENDED}}
 
 
-def _is_excused(
-    labels: dict[str, str], resting: set[str], windows: WindowCache
-) -> bool:
-    """Return whether a graph is not silent: it ended, runs, or is part of another."""
-    service, graph = labels.get("service", ""), labels.get("graph", "")
-    if service in resting:
-        return True
-    connected = [
-        client
+def _running_graphs(windows: WindowCache) -> set[tuple[str, str]]:
+    """Return the service and name of each graph that runs at the moment."""
+    return {
+        (client.service, one.graph)
         for client in windows.input.clients
-        if client.state is ClientState.CONNECTED and client.service == service
-    ]
-    if any(one.graph == graph for client in connected for one in client.in_flight):
-        return True
-    # A graph inside a node runs when the outer one does, whose silence is enough.
+        if client.state is ClientState.CONNECTED
+        for one in client.in_flight
+    }
+
+
+def _inner_graphs(windows: WindowCache) -> set[tuple[str, str]]:
+    """Return the service and name of each graph inside a node.
+
+    It runs when the outer graph does, whose silence is enough.
+    """
     keys = windows.input.view.registry.keys
-    return any(
-        key.kind is Kind.NODE and key.service == service and key.node == graph
-        for key in keys
-    )
+    return {(key.service, key.node) for key in keys if key.kind is Kind.NODE}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,25 +20,22 @@ from kaywatch_agent.aggregate.history import ClosedBucket, History, StoredBucket
 from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.model.series import Columns, PhaseColumns
 
+# Made when its test runs, because every worker of pytest-xdist imports this module.
+BUCKETS: dict[str, Callable[[], Bucket]] = {
+    "empty": lambda: EMPTY,
+    "one": lambda: reduce(events(1)),
+    "attempts": lambda: reduce(events(300, attempts=70_000)),
+    "few rows": lambda: reduce(events(100_000, rows=3)),
+    "many rows": lambda: reduce(events(5_000, rows=5_000)),
+    "large counts": lambda: merge([reduce(events(1_000))] * 300),
+    "phases": lambda: reduce(events(5_000), phases(events(5_000))),
+    "long phases": lambda: merge([reduce(events(90), phases(events(90)))] * 100_000),
+}
 
-@pytest.mark.parametrize(
-    "bucket",
-    [
-        EMPTY,
-        reduce(events(1)),
-        reduce(events(300, attempts=70_000)),
-        reduce(events(100_000, rows=3)),
-        reduce(events(5_000, rows=5_000)),
-        merge([reduce(events(1_000))] * 300),
-        reduce(events(5_000), phases(events(5_000))),
-        merge([reduce(events(90), phases(events(90)))] * 100_000),
-    ],
-    ids=[
-        *("empty", "one", "attempts", "few rows", "many rows", "large counts"),
-        *("phases", "long phases"),
-    ],
-)
-def test_a_compressed_bucket_survives_encoding(bucket: Bucket) -> None:
+
+@pytest.mark.parametrize("name", BUCKETS)
+def test_a_compressed_bucket_survives_encoding(name: str) -> None:
+    bucket = BUCKETS[name]()
     assert is_same(decompress(compress(bucket)), bucket)
 
 

@@ -21,6 +21,7 @@ from tests.agent.simulation.company import (
 
 from kaywatch_agent.aggregate.change import StoredHistory
 from kaywatch_agent.config import assemble
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.simulation.backtest import Episode, backtest, find_episodes
 from kaywatch_agent.simulation.simulation import Simulation
 from kaywatch_agent.units import duration
@@ -81,12 +82,18 @@ def simulate(faults: tuple[Fault, ...]) -> Simulation:
         now = START + hour * HOUR
         company.advance(now, HOUR)
         simulation.evaluate(company.source.eval_input(now), HOUR)
+    passed = 600.0
     for step in range(7 * 144):
         now = START + step * 600.0
         company.advance(now, 600.0)
-        simulation.evaluate(company.source.eval_input(now), 540.0)
-        # Alerts that wait for a minute fire now.
-        simulation.evaluate(company.source.eval_input(now + 60.0), 60.0)
+        simulation.evaluate(company.source.eval_input(now), passed)
+        passed = 600.0
+        # Alerts that wait for a minute fire now. If there is none, a minute later has
+        # nothing new to evaluate.
+        alerts = simulation.engine.store.alerts.values()
+        if any(alert.lifecycle.state is AlertState.PENDING for alert in alerts):
+            simulation.evaluate(company.source.eval_input(now + 60.0), 60.0)
+            passed = 540.0
     return simulation
 
 
@@ -114,8 +121,8 @@ def backtest_week(faults: tuple[Fault, ...]) -> list[Episode]:
     history = store(faults)
     settings = assemble({"receiver": HOOK}).alerts
     receivers = assemble({"receiver": HOOK}).notify.receivers
-    # What is usual is learned before the week.
-    report = backtest(settings, history, history.first, receivers=receivers)
+    # What is usual is learned from the nine days before.
+    report = backtest(settings, history, START, receivers=receivers)
     return find_episodes(report.simulation)
 
 

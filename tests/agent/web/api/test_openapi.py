@@ -294,8 +294,9 @@ def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
             tmp_path,
             *(str(tmp_path / "openapi.json"), "--url", served.url),
             *("--header", f"Authorization: Bearer {token}"),
-            # Without a valid token, no request gets as far as its parameters.
-            *("--phases", "coverage,fuzzing" if token == TOKEN else "coverage"),
+            # Whether a token is accepted or not doesn't depend on the parameters, which
+            # the test above varies.
+            *("--phases", "fuzzing"),
             *("--exclude-checks", "positive_data_acceptance,ignored_auth"),
             *("--exclude-path-regex", "/api/v1/(live|events|query|heatmap)"),
         )
