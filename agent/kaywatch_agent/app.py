@@ -49,7 +49,6 @@ FIXED: Final = (
     ("http", "connections"),
     ("store", "path"),
     ("store", "synchronous"),
-    ("export", "remote_write"),
 )
 
 log = structlog.get_logger("kaywatch.agent")
@@ -87,6 +86,7 @@ class App:
             clock=clock,
         )
         self.components.metrics.include(self.exports.metrics)
+        self.components.alerting.rejected = self.exports.rejected
         self._sockets = sockets or {}
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._stopping = asyncio.Event()
@@ -165,8 +165,10 @@ class App:
             raise ConfigError(
                 "", f"{names}: can't be changed by a reload; restart the agent"
             )
+        self.exports.check(config.export)
         self.config = config
         self.components.use(config)
+        self.exports.use(config.export)
         # Before the new level, which may hide it.
         log.info("configuration reloaded")
         logs.set_up(config.log)

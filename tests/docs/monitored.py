@@ -46,8 +46,9 @@ FAULTS: Final = (
     Fault("wasted_spend", "shop", "Wasted", "Asks"),
 )
 
-# Not a failure of a graph, but of a rule: `tests.agent.rules.test_engine` has it.
-OF_RULES: Final = frozenset({"alerts_refused_max"})
+# Not failures of a graph, but of a rule and of an export: `agent.rules.test_engine` and
+# `e2e.test_remote_write` have them.
+OF_RULES: Final = frozenset({"alerts_refused_max", "exports_rejected_max"})
 
 # When each rule fires, in words.
 FIRES_WHEN: Final[Mapping[str, str]] = {
@@ -108,6 +109,10 @@ FIRES_WHEN: Final[Mapping[str, str]] = {
     "alerts_refused_max": (
         "a rule has more alerts than `max_alerts_per_rule`, so new ones are refused;"
         " existing alerts are not affected"
+    ),
+    "exports_rejected_max": (
+        "a server of `[[export.remote_write]]` rejects series of a snapshot; the alert"
+        " counts them by reason"
     ),
 }
 

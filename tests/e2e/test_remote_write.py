@@ -299,9 +299,18 @@ def test_only_the_series_that_the_server_rejects_is_dropped(
         until(lambda: prometheus.value(select) == more[node], select)  # noqa: B023
     assert prometheus.value(f'{EXECUTIONS}{{node="draft"}}') == value
     until(lambda: "1 out_of_order" in health(agent), "it is on /health")
+    alert = until(lambda: rejected_alert(agent), "there is an alert")
+    assert alert["labels"]["server"] == "prom"
+    assert "rejected 1 series of the last snapshot" in json.dumps(alert)
     assert set(metrics(agent, "kaywatch_remote_write_dropped_total")) == {reason}
     share = metrics(agent, "kaywatch_remote_write_completeness")['server="prom"']
     assert 0 < share < 1
+
+
+def rejected_alert(agent: Agent) -> Any:
+    alerts = agent.get("/api/v1/alerts")["alerts"]
+    named = [a for a in alerts if a["rule"] == "exports_rejected_max"]
+    return named[0] if named else None
 
 
 def push(prometheus: Prometheus, series: Any) -> None:
@@ -350,6 +359,52 @@ def test_filters_and_labels(prometheus: Prometheus) -> None:
     assert "kaygraph_transitions_total" not in names
     ((labels, _),) = prometheus.query(f'{EXECUTIONS}{{node="draft"}}')
     assert (labels["instance"], labels["team"]) == ("web-7", "search")
+
+
+def test_a_reload_applies_changes(tmp_path: Path) -> None:
+    """Changed labels begin new series, and what was counted before is no increase."""
+    with (
+        running_prometheus(tmp_path, (), NATIVE, RECEIVER) as prometheus,
+        agent_that_writes("http://127.0.0.1:1/api/v1/write", name="gone") as agent,
+    ):
+        url = write_url(prometheus)
+        agent.run(f"{RECORD}\nrecord(14, 300)\nassert kaywatch.flush(10)")
+        reload(agent, [{"url": url, "labels": {"team": "a"}}])
+        wait_executions(prometheus, counts(range(14, 15), 300))
+        stages = until(lambda: "remote write prom" in stages_of(agent), "its stage")
+        assert stages and "remote write gone" not in stages_of(agent)
+
+        reload(agent, [{"url": url, "labels": {"team": "b"}}])
+        relabelled = f'sum({EXECUTIONS}{{team="b"}})'
+        until(lambda: prometheus.value(relabelled) == 300, "the other label")
+        agent.run(f"{RECORD}\nrecord(15, 300)\nassert kaywatch.flush(10)")
+        until(lambda: prometheus.value(relabelled) == 600, "both rounds")
+        # The series of the other label has ended, and the total was not counted twice.
+        assert prometheus.query(f'{EXECUTIONS}{{team="a"}}') == []
+        grown = f"sum({EXECUTIONS} - min_over_time({EXECUTIONS}[1h]))"
+        assert prometheus.value(grown) == 300
+
+        reload(agent, [])
+        until(lambda: "remote write prom" not in stages_of(agent), "no stage")
+
+
+def reload(agent: Agent, servers: list[dict[str, Any]]) -> None:
+    """Write the configuration of some servers, and reload it."""
+    tables = [
+        {"name": "prom", "interval": f"{INTERVAL}s", **server} for server in servers
+    ]
+    text = "".join(
+        "[[export.remote_write]]\n"
+        + "".join(f"{key} = {to_toml(value)}\n" for key, value in table.items())
+        for table in tables
+    )
+    (agent.folder / "kaywatch.toml").write_text(text)
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+
+
+def stages_of(agent: Agent) -> set[str]:
+    return set(agent.get("/health")["stages"])
 
 
 # bcrypt of "open sesame", at the lowest cost.

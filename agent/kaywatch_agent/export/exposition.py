@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -48,13 +47,10 @@ class HistogramFormat(NamedTuple):
     Attributes:
         native: as native ones; otherwise as classic ones.
         max_buckets: how many buckets a native one may have.
-        is_new: whether the previous snapshot had the other ones: series are new, and
-            their totals are not.
     """
 
     native: bool
     max_buckets: int
-    is_new: bool = False
 
 
 class PreviousSnapshot(NamedTuple):
@@ -64,11 +60,14 @@ class PreviousSnapshot(NamedTuple):
         time: of its samples, Unix milliseconds.
         keys: of its series.
         series: returns these series, to find the ones that ended.
+        has_same_format: whether a series that was not sent did not exist; with other
+            labels, filters or histograms, its total may be old.
     """
 
     time: int
     keys: set[int]
     series: Callable[[], Iterable[Any]]
+    has_same_format: bool = True
 
 
 class RemoteWriteExposition:
@@ -124,21 +123,11 @@ class RemoteWriteExposition:
         labels: Iterable[tuple[str, str]],
         value: Value,
         created: float | None,
-        *,
-        is_new: bool = False,
     ) -> None:
-        """Add a sample of a counter or gauge.
-
-        Args:
-            name: of the metric.
-            labels: of the series.
-            value: left out unless it is finite.
-            created: when a counter was zero, Unix seconds; None for a gauge.
-            is_new: whether the counter may have counted before its first snapshot.
-        """
+        """Add a sample of a counter or gauge; a counter was created at a time."""
         if value is None or not math.isfinite(value):
             return
-        encoded, birth = self._begin(name, labels, created, is_new=is_new)
+        encoded, birth = self._begin(name, labels, created)
         if birth is not None and value:
             self._births.append(encode_sample(encoded, 0.0, birth))
         self._values.append(encode_sample(encoded, value, self.time))
@@ -150,8 +139,7 @@ class RemoteWriteExposition:
         """Add a native histogram."""
         if not math.isfinite(total):
             return
-        is_new = self.histograms.is_new
-        encoded, birth = self._begin(name, labels, created, is_new=is_new)
+        encoded, birth = self._begin(name, labels, created)
         if birth is not None and count:
             empty = encode_histogram(encoded, EMPTY_HISTOGRAM, 0, 0.0, birth)
             self._births.append(empty)
@@ -173,12 +161,7 @@ class RemoteWriteExposition:
     # -- inside ------------------------------------------------------------------------
 
     def _begin(
-        self,
-        name: str,
-        labels: Iterable[tuple[str, str]],
-        created: float | None,
-        *,
-        is_new: bool = False,
+        self, name: str, labels: Iterable[tuple[str, str]], created: float | None
     ) -> tuple[bytes, int | None]:
         """Return the labels of a series, and when it was zero if that is to be sent."""
         encoded = encode_labels(name, labels, self._labels)
@@ -188,7 +171,9 @@ class RemoteWriteExposition:
         if created is None or (previous is not None and key in previous.keys):
             return encoded, None
         born = int(created * 1000)
-        if previous is not None and not is_new:
+        if previous is not None:
+            if born <= previous.time and not previous.has_same_format:
+                return encoded, None
             # It was not there, so it was zero; it may have ended then.
             born = max(born, previous.time + 1, self.time - MAX_BIRTH_AGE)
         elif born < self.time - MAX_BIRTH_AGE:
@@ -295,7 +280,6 @@ class RemoteWriteGroups:
 
     def _count_and_sum(self, name: str) -> None:
         stats, table = self._table.stats, self._table
-        add = partial(self._exposition.add, is_new=self._exposition.histograms.is_new)
         for labels, created, count, total, least in zip(
             table.labels,
             table.created,
@@ -305,14 +289,13 @@ class RemoteWriteGroups:
             strict=True,
         ):
             if math.isfinite(total):
-                add(f"{name}_count", labels, count, created)
+                self._exposition.add(f"{name}_count", labels, count, created)
                 # A sum of values that may be negative is no counter.
                 if (least or 0) >= 0:
-                    add(f"{name}_sum", labels, total, created)
+                    self._exposition.add(f"{name}_sum", labels, total, created)
 
     def _classic_buckets(self, name: str) -> None:
         stats, table = self._table.stats, self._table
-        add = partial(self._exposition.add, is_new=self._exposition.histograms.is_new)
         bounds = [*(repr(2.0**exponent) for exponent in CLASSIC_EXPONENTS), "+Inf"]
         below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS)).tolist()
         for labels, created, counts, count, total in zip(
@@ -326,4 +309,4 @@ class RemoteWriteGroups:
             if math.isfinite(total):
                 for bound, number in zip(bounds, (*counts, count), strict=True):
                     key = (*labels, ("le", bound))
-                    add(f"{name}_bucket", key, number, created)
+                    self._exposition.add(f"{name}_bucket", key, number, created)

@@ -9,7 +9,7 @@ while the spool fills up, fewer are taken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import count
 from random import random
@@ -53,8 +53,9 @@ class RemoteWrite:
     """Sends to one server.
 
     Attributes:
-        name: of the server.
+        config: of the server.
         spool: the snapshots that it does not have yet.
+        rejected: the series of the last snapshot that it rejected, by reason.
         histograms: whether it gets native ones.
     """
 
@@ -78,9 +79,9 @@ class RemoteWrite:
             metrics: counts, for all servers.
             clock: returns Unix seconds.
         """
-        self.name = config.identity
         self.spool = spool
-        self._config = config
+        self.rejected: Mapping[str, int] = {}
+        self.config = config
         self._snapshot = snapshot
         self._client = RemoteWriteClient(config, http)
         self.histograms = HistogramSupport(config, spool.folder, self._client)
@@ -90,6 +91,11 @@ class RemoteWrite:
         self._wake = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._problems: dict[str, str] = {}  # by the task that has it
+
+    @property
+    def name(self) -> str:
+        """The name of the server."""
+        return self.config.identity
 
     @property
     def problem(self) -> str:
@@ -113,9 +119,20 @@ class RemoteWrite:
         )
         return accepted / (accepted + dropped) if accepted + dropped else None
 
-    async def run_snapshots(self) -> None:
+    async def run(self) -> None:
+        """Take snapshots and send them, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._run_snapshots(), name="snapshots")
+                tasks.create_task(self._run_requests(), name="requests")
+        finally:
+            # Only then may another one use the spool.
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+
+    async def _run_snapshots(self) -> None:
         """Take a snapshot at every interval, until cancelled."""
-        seconds = parse_duration(self._config.interval)
+        seconds = parse_duration(self.config.interval)
         for turn in count(1):
             # On multiples of the interval, so that a restart keeps the rhythm.
             pause = seconds - self._clock() % seconds
@@ -125,7 +142,7 @@ class RemoteWrite:
             else:
                 self._metrics.skipped.labels(self.name).add()
 
-    async def run_requests(self) -> None:
+    async def _run_requests(self) -> None:
         """Send the snapshots in order, until cancelled."""
         while True:
             self._wake.clear()
@@ -184,31 +201,35 @@ class RemoteWrite:
 
     def _is_due(self, turn: int) -> bool:
         """Return whether to take a snapshot, though others may wait."""
-        share = self.spool.size / parse_size(self._config.max_disk)
+        share = self.spool.size / parse_size(self.config.max_disk)
         every = next(every for least, every in STRETCH if share >= least)
         return every > 0 and turn % every == 0
 
     def _take(self, time: int, snapshot: AgentSnapshot) -> None:
         epoch = str(int(snapshot.view.since))
-        previous = self._newest.read()
-        native = self.histograms.native
+        format = self._format()
         exposition = RemoteWriteExposition(
             time,
-            {**self._config.all_labels, "epoch": epoch},
-            metric_filter(self._config),
-            HistogramFormat(
-                native,
-                self._config.max_buckets,
-                is_new=self._newest.native not in (None, native),
-            ),
-            previous,
+            {**self.config.all_labels, "epoch": epoch},
+            metric_filter(self.config),
+            HistogramFormat(bool(format["native"]), self.config.max_buckets),
+            self._newest.read(format),
         )
         families.write(snapshot, exposition)
         snapshots = {time: exposition.chunks()}
         if births := exposition.births():
             snapshots[time - 1] = births
         self.spool.add(snapshots)
-        self._newest.replace(exposition)
+        self._newest.replace(exposition.keys, format)
+
+    def _format(self) -> dict[str, object]:
+        """Return what decides which series a snapshot has, as values of JSON."""
+        return {
+            "labels": self.config.all_labels,
+            "include": list(self.config.include),
+            "exclude": list(self.config.exclude),
+            "native": self.histograms.native,
+        }
 
     async def _send(self, sender: SnapshotSender) -> bool:
         """Send the rest of a snapshot; return whether the server has answered all."""
@@ -233,15 +254,18 @@ class RemoteWrite:
         self.histograms.unverified += sender.accepted_native
         if sender.native_refused:
             self.histograms.refuse()
-        rejected = {
+        rejected: dict[str, int] = {
             reason: number
             for reason, number in sender.dropped.items()
-            if reason not in _OF_NATIVE or self._config.histograms != "auto"
+            if reason not in _OF_NATIVE or self.config.histograms != "auto"
         }
-        texts = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
         # The births of the next snapshot say nothing about its values.
-        if texts or self.spool.oldest != time + 1:
-            self._problems["drop"] = f"series rejected: {texts}" if texts else ""
+        if rejected or self.spool.oldest != time + 1:
+            self.rejected = rejected
+            texts = (f"{number} {reason}" for reason, number in rejected.items())
+            self._problems["drop"] = (
+                f"series rejected: {', '.join(texts)}" if rejected else ""
+            )
 
     def _drop_native(self) -> RejectReason | None:
         """Return why native histograms of waiting snapshots are not sent, if so."""

@@ -19,7 +19,7 @@ from kaywatch_agent.export.encoding import is_end, messages
 from kaywatch_agent.export.spool import SnapshotDamaged
 from kaywatch_agent.notify.http import Response
 
-__all__ = ["RejectReason", "SentNames", "SnapshotSender"]
+__all__ = ["NATIVE_DISABLED", "RejectReason", "SentNames", "SnapshotSender"]
 
 MAX_ERROR: Final = 200  # characters of a server's error message
 MAX_RETRY_AFTER: Final = 300.0  # seconds
@@ -47,7 +47,7 @@ _TEXTS: Final = (
     ("duplicate sample", RejectReason.DUPLICATE),
     ("duplicate-timestamp", RejectReason.DUPLICATE),
 )
-_NATIVE_DISABLED: Final = "native histograms are disabled"
+NATIVE_DISABLED: Final = "native histograms are disabled"
 
 
 class SentNames(NamedTuple):
@@ -155,7 +155,7 @@ class SnapshotSender:
     def _split(self, series: list[Any], response: Response) -> bool:
         """Drop what was rejected, or wait with halves; return False to retry all."""
         text = response.text.lower()
-        if _NATIVE_DISABLED in text and any(each.histograms for each in series):
+        if NATIVE_DISABLED in text and any(each.histograms for each in series):
             self.native_refused = True
             self._drop_native = RejectReason.NATIVE_DISABLED
             self._waiting.append(self._without_native(series))

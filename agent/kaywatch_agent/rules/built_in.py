@@ -90,6 +90,7 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
     ),
     "drift": _BuiltIn("action_drift", ">", CLEAR_SHARE, window=1800.0, severity="info"),
     "alerts_refused_max": _BuiltIn("alerts_refused", ">", per=("rule",), for_=0.0),
+    "exports_rejected_max": _BuiltIn("export_rejected", ">", per=("server",), for_=0.0),
 }
 
 BUILT_IN: Final = tuple(_BUILT_IN)

@@ -70,6 +70,7 @@ class ThresholdsConfig:
         drift: by how many standard deviations the share of an action may differ from
             that of the hours before, from ten points on.
         alerts_refused_max: how many alerts of a rule may be refused, per rule.
+        exports_rejected_max: how many series of a snapshot a server may reject.
     """
 
     success_rate_min: Limit = 0.95
@@ -90,6 +91,7 @@ class ThresholdsConfig:
     cost_per_run: Limit = 2.0
     drift: Limit = 5.0
     alerts_refused_max: Limit = 0.0
+    exports_rejected_max: Limit = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ class RuleDefaults:
             expression must match the whole value.
         per: one alert for each combination of these labels; `[]` for a single alert.
             By default `["service", "graph", "node"]`, for runs `["service", "graph"]`,
-            for processes `["service"]`, for refused alerts `["rule"]`.
+            for processes `["service"]`, for refused alerts `["rule"]`,
+            for exports `["server"]`.
         window: the period that is evaluated, at least `10s` and at most what is stored.
         min_executions: with fewer executions in the window, the result is unknown.
             Counts such as `executions` are known without any. The default is 0 for

@@ -40,6 +40,8 @@ def live_values(
     match metric:
         case "alerts_refused":
             return _alerts_refused(rule, windows)
+        case "export_rejected":
+            return _export_rejected(rule, windows)
         case "processes_died":
             return _deaths(rule, windows)
         case "memory_rss":
@@ -64,6 +66,20 @@ def _alerts_refused(rule: Rule, windows: WindowCache) -> Mapping[Group, LiveValu
         if matches(rule.match, {"rule": name}):
             counts[(name,) if rule.per else ()] += count
     return {group: LiveValue(float(count)) for group, count in counts.items()}
+
+
+def _export_rejected(rule: Rule, windows: WindowCache) -> Mapping[Group, LiveValue]:
+    counts: dict[Group, Counter[str]] = {}
+    for server, reasons in windows.input.rejected.items():
+        if matches(rule.match, {"server": server}):
+            counts.setdefault((server,) if rule.per else (), Counter()).update(reasons)
+    return {
+        group: LiveValue(
+            float(reasons.total()),
+            ", ".join(f"{count} {reason}" for reason, count in reasons.items()),
+        )
+        for group, reasons in counts.items()
+    }
 
 
 def _grouped_clients(

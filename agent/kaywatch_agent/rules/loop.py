@@ -162,6 +162,8 @@ class Alerting:
         problem: the error of the last evaluation; empty for none.
         evaluated: when it ended, Unix seconds; before the first, the start.
         counts: the number of alerts by state after it.
+        rejected: returns the series that servers of exports rejected, by server and
+            reason; the owner of the exports sets it.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class Alerting:
             settings, host=socket.gethostname(), min_severity=min_severity
         )
         self.problem = ""
+        self.rejected: Callable[[], Mapping[str, Mapping[str, int]]] = dict
         self.evaluated = clock()
         self.counts: Mapping[AlertState, int] = {}
         self.metrics = AlertMetrics()
@@ -241,7 +244,9 @@ class Alerting:
         self.timer.begin()
         # The loop goes on changing its clients while the thread reads the copies.
         copies = tuple([copy(client) for client in clients])
-        data = EvalInput(now, now - self._started, view, copies)
+        data = EvalInput(
+            now, now - self._started, view, copies, rejected=self.rejected()
+        )
         loop = asyncio.get_running_loop()
         try:
             result, changed = await loop.run_in_executor(

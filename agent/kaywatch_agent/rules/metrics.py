@@ -38,6 +38,7 @@ class MetricSource(Enum):
     CUSTOM = "custom metrics"
     PROCESSES = "processes"
     RULES = "rules"
+    EXPORTS = "exports"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -106,6 +107,7 @@ _LABELS: Final[Mapping[MetricSource, tuple[str, ...]]] = {
     MetricSource.CUSTOM: ("service", "graph", "node"),
     MetricSource.PROCESSES: ("service", "host", "pid"),
     MetricSource.RULES: ("rule",),
+    MetricSource.EXPORTS: ("server",),
 }
 
 _KINDS: Final = {
@@ -346,6 +348,11 @@ METRICS: Final[Mapping[str, Metric]] = {
         MetricSource.RULES,
         None,
         "alerts of a rule beyond `max_alerts_per_rule` in the last evaluation",
+    ),
+    "export_rejected": Metric(
+        MetricSource.EXPORTS,
+        None,
+        "series of the last snapshot that a server of `[export]` rejected",
     ),
 }
 

@@ -110,6 +110,11 @@ _SENTENCES: Final[Mapping[str, _Sentences]] = {
         "no alert is refused any more",
         "group the rule by fewer labels, or raise alerting.max_alerts_per_rule",
     ),
+    "export_rejected": _Sentences(
+        "the server rejected {value} series of the last snapshot{detail}",
+        "the server accepts all series",
+        "look up the reason in docs/prometheus.md, and run `kaywatch doctor exports`",
+    ),
     "visits_over_usual": _LOOP,
     "runaway_factor": _LOOP,
     "action_drift": _Sentences(

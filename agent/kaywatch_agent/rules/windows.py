@@ -69,6 +69,8 @@ class EvalInput(NamedTuple):
             old buckets are no shorter.
         refused: alerts over the limit of their rule in the last evaluation, by rule.
         usual_visits: the usual most visits of a node by one run.
+        rejected: series of the last snapshot that a server of an export rejected, by
+            server and reason.
     """
 
     now: float
@@ -78,6 +80,7 @@ class EvalInput(NamedTuple):
     resolution: float = BUCKET_SECONDS
     refused: Mapping[str, int] = {}
     usual_visits: Mapping[NodePlace, int] = {}
+    rejected: Mapping[str, Mapping[str, int]] = {}
 
 
 class SeriesSelector(NamedTuple):

@@ -81,6 +81,14 @@ class Health:
         """Record a stage's problem without counting as a report of the stage."""
         self._stages.setdefault(stage, _StageState()).problem = problem
 
+    def names(self) -> list[str]:
+        """Return the names of the stages."""
+        return list(self._stages)
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage that no longer exists."""
+        self._stages.pop(stage, None)
+
     def status(self, now: float) -> HealthReport:
         """Return the readiness of all stages at `now`."""
         stages = {n: self._stage(state, now) for n, state in self._stages.items()}

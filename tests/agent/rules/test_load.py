@@ -55,6 +55,7 @@ def test_without_configuration_the_usual_failures_are_reported() -> None:
         "cost_per_run": ("cost_over_usual", 2.0),
         "drift": ("action_drift", 5.0),
         "alerts_refused_max": ("alerts_refused", 0.0),
+        "exports_rejected_max": ("export_rejected", 0.0),
     }
     assert rules.keys() - result.keys() == {"stuck"}
     assert {rule.cooldown for rule in rules.values()} == {300.0}

@@ -42,6 +42,7 @@ const NOT_STORED = new Map([
     ...["dead_ends", "unreached_runs", "llm_wasted_share"],
   ),
   ...because("it is about the last evaluation only", "alerts_refused"),
+  ...because("it is about the last snapshot only", "export_rejected"),
 ]);
 
 /** Returns why the values of a condition are no line over time; null if they are one. */

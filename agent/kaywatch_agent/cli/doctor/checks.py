@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
-from kaywatch_agent.cli.doctor import agent, application, host, servers
+from kaywatch_agent.cli.doctor import agent, application, exports, host, servers
 from kaywatch_agent.cli.doctor.context import CheckContext
 from kaywatch_agent.cli.doctor.result import (
     SECTIONS,
@@ -61,6 +61,10 @@ CHECKS: Final[Mapping[str, tuple[Check, ...]]] = {
     "brokers": (
         servers.check_broker_sessions,
         servers.check_broker_connections,
+    ),
+    "exports": (
+        exports.check_export_stages,
+        exports.check_canaries,
     ),
     "host": (
         host.check_open_files,

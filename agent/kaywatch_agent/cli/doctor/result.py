@@ -23,7 +23,7 @@ __all__ = [
 # In the order of the output. Here, so that `--help` does not import all checks.
 SECTIONS: Final = (
     *("agent", "configuration", "socket", "processes", "clock", "store"),
-    *("receivers", "brokers", "host", "service", "application"),
+    *("receivers", "brokers", "exports", "host", "service", "application"),
 )
 
 
