@@ -64,6 +64,7 @@ class Failure(NamedTuple):
     outcome: int
     run: str
     traceback: str = ""
+    seconds: float = 0.0  # its duration, 0.0 if it has not ended
     run_start: float = 0.0  # Unix seconds, 0.0 without a run
     visits: int = 0  # made by the run, with this one
     path: tuple[str, ...] = ()  # the nodes that the run visited, including this one

@@ -27,6 +27,7 @@ from tests.e2e.test_prometheus import (
     BUCKET,
     DURATIONS,
     EXECUTIONS,
+    FLOW,
     RECORD,
     ROUND,
     assert_no_reset,
@@ -359,6 +360,29 @@ def test_filters_and_labels(prometheus: Prometheus) -> None:
     assert "kaygraph_transitions_total" not in names
     ((labels, _),) = prometheus.query(f'{EXECUTIONS}{{node="draft"}}')
     assert (labels["instance"], labels["team"]) == ("web-7", "search")
+
+
+@pytest.mark.parametrize("histograms", ["native", "classic"])
+def test_failures_are_exemplars(tmp_path: Path, histograms: str) -> None:
+    metric = DURATIONS if histograms == "native" else f"{DURATIONS}_bucket"
+    with (
+        running_prometheus(tmp_path, (), NATIVE, RECEIVER) as prometheus,
+        agent_that_writes(write_url(prometheus), histograms=histograms) as agent,
+    ):
+        agent.run(FLOW)
+        for query in ("kaygraph_errors_total", metric):
+
+            def ask(query: str = query) -> list[dict[str, Any]]:
+                answer = prometheus.ask(
+                    "query_exemplars", query=query, start="0", end="9e9"
+                )
+                return [each for series in answer for each in series["exemplars"]]
+
+            found = until(ask, f"an exemplar of {query}")
+            failures = agent.get("/api/v1/failures")["failures"]
+            runs = {failure["run"] for failure in failures}
+            assert {each["labels"]["run"] for each in found} <= runs
+        assert metrics(agent, "kaywatch_remote_write_dropped_total") == {}
 
 
 def test_a_reload_applies_changes(tmp_path: Path) -> None:

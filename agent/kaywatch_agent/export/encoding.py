@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from kaywatch_agent.aggregate.native_histogram import ZERO_THRESHOLD, NativeHistogram
 from kaywatch_agent.protobuf import Field, message_types, varint
+from kaywatch_agent.web.prometheus.exposition import Exemplar
 
 __all__ = [
     "SERIES_PER_REQUEST",
     "STALE",
+    "encode_exemplar",
     "encode_histogram",
     "encode_labels",
     "encode_sample",
@@ -31,6 +33,11 @@ messages: Final = message_types(
     {
         "Label": (Field("name", "string", 1), Field("value", "string", 2)),
         "Sample": (Field("value", "double", 1), Field("timestamp", "int64", 2)),
+        "Exemplar": (
+            Field("labels", "Label", 1, repeated=True),
+            Field("value", "double", 2),
+            Field("timestamp", "int64", 3),
+        ),
         "BucketSpan": (Field("offset", "sint32", 1), Field("length", "uint32", 2)),
         "Histogram": (
             Field("count_int", "uint64", 1),
@@ -47,6 +54,7 @@ messages: Final = message_types(
         "TimeSeries": (
             Field("labels", "Label", 1, repeated=True),
             Field("samples", "Sample", 2, repeated=True),
+            Field("exemplars", "Exemplar", 3, repeated=True),
             Field("histograms", "Histogram", 4, repeated=True),
         ),
         "WriteRequest": (Field("timeseries", "TimeSeries", 1, repeated=True),),
@@ -136,6 +144,18 @@ def _sample_around(time: int) -> tuple[bytes, bytes]:
     series.samples.add(value=_PLACEHOLDER, timestamp=time)
     before, _, after = series.SerializeToString().partition(_pack(_PLACEHOLDER))
     return before, after
+
+
+def encode_exemplar(exemplar: Exemplar) -> bytes:
+    """Return an exemplar, encoded as a series without labels; to be appended to one."""
+    series = messages.TimeSeries()
+    added = series.exemplars.add(
+        value=exemplar.value, timestamp=int(exemplar.time * 1000)
+    )
+    for name, value in exemplar.labels:
+        added.labels.add(name=name, value=value)
+    encoded: bytes = series.SerializeToString()
+    return encoded
 
 
 def encode_histogram(

@@ -16,6 +16,7 @@ from kaywatch_agent.aggregate.native_histogram import (
 )
 from kaywatch_agent.export.encoding import (
     STALE,
+    encode_exemplar,
     encode_histogram,
     encode_labels,
     encode_sample,
@@ -25,9 +26,11 @@ from kaywatch_agent.export.encoding import (
 from kaywatch_agent.model.series import Labels
 from kaywatch_agent.web.prometheus.exposition import (
     CLASSIC_EXPONENTS,
+    Exemplar,
     SampleFamily,
     SeriesTable,
     Value,
+    classic_bucket,
 )
 
 __all__ = ["HistogramFormat", "PreviousSnapshot", "RemoteWriteExposition"]
@@ -35,6 +38,10 @@ __all__ = ["HistogramFormat", "PreviousSnapshot", "RemoteWriteExposition"]
 # A series that was born longer ago than this begins here: a default Prometheus rejects
 # samples that are an hour older than its newest one.
 MAX_BIRTH_AGE: Final = 600_000  # ms
+
+# A failure is exported once it is durable, which may be after the next snapshot. An
+# exemplar that is sent again is stored once.
+EXEMPLAR_DELAY: Final = 60_000  # ms
 
 EMPTY_HISTOGRAM: Final = NativeHistogram(
     5, 0, BucketSpans([], [], []), BucketSpans([], [], [])
@@ -123,6 +130,7 @@ class RemoteWriteExposition:
         labels: Iterable[tuple[str, str]],
         value: Value,
         created: float | None,
+        exemplar: Exemplar | None = None,
     ) -> None:
         """Add a sample of a counter or gauge; a counter was created at a time."""
         if value is None or not math.isfinite(value):
@@ -130,11 +138,12 @@ class RemoteWriteExposition:
         encoded, birth = self._begin(name, labels, created)
         if birth is not None and value:
             self._births.append(encode_sample(encoded, 0.0, birth))
-        self._values.append(encode_sample(encoded, value, self.time))
+        sample = encode_sample(encoded, value, self.time)
+        self._values.append(sample + self._exemplar(exemplar))
 
     def add_histogram(
         self, name: str, labels: Labels, created: float, native: NativeHistogram,
-        count: int, total: float,
+        count: int, total: float, exemplar: Exemplar | None,
     ) -> None:  # fmt: skip
         """Add a native histogram."""
         if not math.isfinite(total):
@@ -143,7 +152,8 @@ class RemoteWriteExposition:
         if birth is not None and count:
             empty = encode_histogram(encoded, EMPTY_HISTOGRAM, 0, 0.0, birth)
             self._births.append(empty)
-        self._values.append(encode_histogram(encoded, native, count, total, self.time))
+        sample = encode_histogram(encoded, native, count, total, self.time)
+        self._values.append(sample + self._exemplar(exemplar))
 
     def births(self) -> list[bytes]:
         """Return the requests with the zeros of new counters.
@@ -180,6 +190,13 @@ class RemoteWriteExposition:
             return encoded, None
         return encoded, min(born, self.time - 1)
 
+    def _exemplar(self, exemplar: Exemplar | None) -> bytes:
+        """Return an encoded exemplar, if it may be new since the previous snapshot."""
+        if exemplar is None:
+            return b""
+        since = 0 if self._previous is None else self._previous.time - EXEMPLAR_DELAY
+        return encode_exemplar(exemplar) if exemplar.time * 1000 > since else b""
+
     def _ends(self) -> list[bytes]:
         """Return the ends of the series that were sent last, and exist no longer."""
         previous = self._previous
@@ -187,7 +204,7 @@ class RemoteWriteExposition:
             return []
         ends: dict[int, bytes] = {}
         for series in previous.series():
-            del series.samples[:], series.histograms[:]
+            del series.samples[:], series.histograms[:], series.exemplars[:]
             encoded = series.SerializeToString()
             key = key_of(encoded)
             if key not in self.keys:
@@ -244,9 +261,14 @@ class RemoteWriteGroups:
         if not self._exposition.is_sent(name):
             return
         labels, created = self._table.labels, self._table.created
+        exemplars = self._table.error_exemplars if dimension is Dimension.ERROR else {}
         for group, number, count in self._table.stats.counted(dimension):
             self._exposition.add(
-                name, (*labels[group], *label(number)), count, created[group]
+                name,
+                (*labels[group], *label(number)),
+                count,
+                created[group],
+                exemplars.get((group, number)),
             )
 
     def histogram(self, name: str, help: str) -> None:
@@ -259,15 +281,20 @@ class RemoteWriteGroups:
             return
         stats = self._table.stats
         limit = self._exposition.histograms.max_buckets
-        for labels, created, *distribution in zip(
-            self._table.labels,
-            self._table.created,
-            native_histograms(stats, limit),
-            stats.executions.tolist(),
-            stats.total.tolist(),
-            strict=True,
+        for group, (labels, created, native, count, total) in enumerate(
+            zip(
+                self._table.labels,
+                self._table.created,
+                native_histograms(stats, limit),
+                stats.executions.tolist(),
+                stats.total.tolist(),
+                strict=True,
+            )
         ):
-            self._exposition.add_histogram(name, labels, created, *distribution)
+            exemplar = self._table.exemplars.get(group)
+            self._exposition.add_histogram(
+                name, labels, created, native, count, total, exemplar
+            )
 
     def summary(self, name: str, help: str) -> None:
         """Write the distribution of the values, of which some may be negative."""
@@ -298,15 +325,23 @@ class RemoteWriteGroups:
         stats, table = self._table.stats, self._table
         bounds = [*(repr(2.0**exponent) for exponent in CLASSIC_EXPONENTS), "+Inf"]
         below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS)).tolist()
-        for labels, created, counts, count, total in zip(
-            table.labels,
-            table.created,
-            below,
-            stats.executions.tolist(),
-            stats.total.tolist(),
-            strict=True,
+        for group, (labels, created, counts, count, total) in enumerate(
+            zip(
+                table.labels,
+                table.created,
+                below,
+                stats.executions.tolist(),
+                stats.total.tolist(),
+                strict=True,
+            )
         ):
-            if math.isfinite(total):
-                for bound, number in zip(bounds, (*counts, count), strict=True):
-                    key = (*labels, ("le", bound))
-                    self._exposition.add(f"{name}_bucket", key, number, created)
+            if not math.isfinite(total):
+                continue
+            exemplar = table.exemplars.get(group)
+            place = None if exemplar is None else classic_bucket(exemplar.value)
+            for number, (bound, below_it) in enumerate(
+                zip(bounds, (*counts, count), strict=True)
+            ):
+                key = (*labels, ("le", bound))
+                shown = exemplar if number == place else None
+                self._exposition.add(f"{name}_bucket", key, below_it, created, shown)

@@ -48,6 +48,11 @@ _UNPACKABLE: Final = (TypeError, ValueError, OverflowError, struct.error)
 # 1 ns a value, then replaces the packing of every value.
 _UNIFORM: Final = {"outcome", "attempts", "action", "error", "graph", "reason", "node"}
 
+# The fields of a failure that are left out while they are empty.
+_OPTIONAL_OF_FAILURE: Final = (
+    *("traceback", "seconds", "run_start", "visits", "path", "path_visits"),
+)
+
 # The values of the columns for which an event has no field.
 _USUAL: Final[Mapping[str, Any]] = {
     "outcome": 0,
@@ -348,9 +353,9 @@ def _snapshot(live: Collection[T]) -> list[T]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    """Return a failure for the wire, without an empty traceback or run."""
+    """Return a failure for the wire, without what is empty."""
     fields: dict[str, Any] = failure._asdict()
-    for name in ("traceback", "run_start", "visits", "path", "path_visits"):
+    for name in _OPTIONAL_OF_FAILURE:
         if not fields[name]:
             del fields[name]
     return fields

@@ -18,6 +18,7 @@ def describe_failure(
     details: SpanDetails,
     key: ErrorKey,
     message: str,
+    seconds: float = 0.0,
 ) -> Failure:
     """Return the details of a failure that happens now.
 
@@ -27,6 +28,7 @@ def describe_failure(
         details: of the execution.
         key: the type of the exception, and the phase.
         message: of the exception.
+        seconds: the duration of the execution; 0 if it has not ended.
     """
     now = time.time()
     return Failure(
@@ -40,6 +42,7 @@ def describe_failure(
         outcome=int(details.outcome),
         run=process.recorder.run_ids.text(run.number) if run else "",
         traceback=details.traceback,
+        seconds=seconds,
         run_start=now - time.perf_counter() + run.started if run else 0.0,
         visits=run.visits if run else 0,
         path=run.path() if run else (),

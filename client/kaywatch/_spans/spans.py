@@ -285,7 +285,9 @@ class Span:
         if key is not None and details.outcome != Outcome.CANCELLED:
             if self.run and self.is_visit:
                 self.run.add_failures(details.attempts)
-            failure = describe_failure(self.series, self.run, details, key, message)
+            failure = describe_failure(
+                self.series, self.run, details, key, message, seconds
+            )
             process.recorder.failed(failure)
 
     def _record_error(self, error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -26,6 +27,7 @@ __all__ = [
     "SampleFamily",
     "SeriesTable",
     "Value",
+    "classic_bucket",
     "label_names",
     "negotiate",
 ]
@@ -99,6 +101,11 @@ def negotiate(accept: str) -> Format:
                 if quality > best_quality:
                     best, best_quality = offered, quality
     return best
+
+
+def classic_bucket(value: float) -> int:
+    """Return the number of the classic bucket that a value falls into."""
+    return bisect_left(CLASSIC_EXPONENTS, value, key=lambda exponent: 2.0**exponent)
 
 
 def label_names(

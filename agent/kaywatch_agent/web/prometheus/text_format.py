@@ -1,8 +1,8 @@
 """Prometheus's text format 0.0.4 and OpenMetrics 1.0.0.
 
-The two differ here in three points only. In OpenMetrics a counter's family is named
-without `_total`, a family whose name ends with a unit declares it, and the end is
-marked.
+The two differ here in four points only. In OpenMetrics a counter's family is named
+without `_total`, a family whose name ends with a unit declares it, values may have an
+exemplar, and the end is marked.
 
 Sources: prometheus.io/docs/instrumenting/exposition_formats, and the OpenMetrics 1.0
 specification, "Text format" and "MetricFamily name".
@@ -24,9 +24,11 @@ from kaywatch_agent.model.series import Labels
 from kaywatch_agent.web.prometheus.exposition import (
     CLASSIC_EXPONENTS,
     Chunks,
+    Exemplar,
     SampleFamily,
     SeriesTable,
     Value,
+    classic_bucket,
 )
 
 __all__ = ["TextExposition", "escape", "format_number", "samples"]
@@ -51,7 +53,7 @@ class TextExposition:
     """Writes families as text."""
 
     def __init__(self, *, openmetrics: bool, gzip: bool = False) -> None:
-        self._openmetrics = openmetrics
+        self.openmetrics = openmetrics
         self._chunks = Chunks(gzip=gzip)
 
     def groups(self, table: SeriesTable) -> TextGroups:
@@ -74,11 +76,11 @@ class TextExposition:
                 have several lines.
         """
         family = name
-        if self._openmetrics and type == "counter":
+        if self.openmetrics and type == "counter":
             family = name.removesuffix("_total")
         head = [f"# HELP {family} {help}", f"# TYPE {family} {type}"]
         unit = family.rpartition("_")[2]
-        if self._openmetrics and unit in UNITS:
+        if self.openmetrics and unit in UNITS:
             head.append(f"# UNIT {family} {unit}")
         self._write(head)
         remaining = iter(lines)
@@ -87,7 +89,7 @@ class TextExposition:
 
     def chunks(self) -> list[bytes]:
         """End the exposition, and return it."""
-        if self._openmetrics:
+        if self.openmetrics:
             self._write(["# EOF"])
         return self._chunks.end()
 
@@ -101,6 +103,10 @@ class TextGroups:
     def __init__(self, exposition: TextExposition, table: SeriesTable) -> None:
         self._exposition = exposition
         self._stats = table.stats
+        # Only OpenMetrics has them.
+        is_shown = exposition.openmetrics
+        self._exemplars = table.exemplars if is_shown else {}
+        self._error_exemplars = table.error_exemplars if is_shown else {}
         self._labels = [_format_labels(labels) for labels in table.labels]
 
     def counter(self, name: str, help: str, values: Iterable[Value]) -> None:
@@ -131,8 +137,10 @@ class TextGroups:
     ) -> None:
         """Write a counter of a dimension; `label` returns the labels of a number."""
         formatted = cache(lambda number: _format_labels(label(number)))
+        exemplars = self._error_exemplars if dimension is Dimension.ERROR else {}
         lines = (
             f"{name}{{{self._labels[group]},{formatted(fact)}}} {count}"
+            f"{_format_exemplar(exemplars.get((group, fact)))}"
             for group, fact, count in self._stats.counted(dimension)
         )
         self._exposition.family(name, "counter", help, lines)
@@ -153,13 +161,17 @@ class TextGroups:
         stats = self._stats
         below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS))
         lines = (
-            template.format(labels, (*counts, count, count, total))
-            for labels, count, total, counts in zip(
-                self._labels,
-                stats.executions.tolist(),
-                _format_values(stats.total.tolist()),
-                zip(*below.T.tolist(), strict=True),
-                strict=True,
+            self._with_exemplar(
+                group, template.format(labels, (*counts, count, count, total))
+            )
+            for group, (labels, count, total, counts) in enumerate(
+                zip(
+                    self._labels,
+                    stats.executions.tolist(),
+                    _format_values(stats.total.tolist()),
+                    zip(*below.T.tolist(), strict=True),
+                    strict=True,
+                )
             )
             if total is not None
         )
@@ -184,6 +196,15 @@ class TextGroups:
             if total is not None
         )
         self._exposition.family(name, "summary", help, lines)
+
+    def _with_exemplar(self, group: int, lines: str) -> str:
+        """Return the lines of a histogram, with its exemplar at the bucket of it."""
+        exemplar = self._exemplars.get(group)
+        if exemplar is None:
+            return lines
+        buckets = lines.split("\n")
+        buckets[classic_bucket(exemplar.value)] += _format_exemplar(exemplar)
+        return "\n".join(buckets)
 
     def _write(self, name: str, type: str, help: str, values: Iterable[Value]) -> None:
         lines = (
@@ -242,6 +263,14 @@ def samples(
         if math.isfinite(value):
             text = _format_labels(zip(labels, key, strict=True))
             yield f"{name}{f'{{{text}}}' if text else ''} {format_number(value)}"
+
+
+def _format_exemplar(exemplar: Exemplar | None) -> str:
+    """Return an exemplar as it follows a value in OpenMetrics; empty for none."""
+    if exemplar is None:
+        return ""
+    labels, value = _format_labels(exemplar.labels), format_number(exemplar.value)
+    return f" # {{{labels}}} {value} {exemplar.time:.3f}"
 
 
 def _format_labels(labels: Iterable[tuple[str, str]]) -> str:
