@@ -22,6 +22,7 @@ from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store.files import (
     ENDINGS,
     FileChange,
+    LogIndex,
     StoreFiles,
     set_aside,
     sync_folder,
@@ -92,9 +93,10 @@ class Database:
         check_header(self.path, page)
         if not page:
             self._begin()
-        whole = self.files.has_whole_log()
+        whole, index = self.files.has_whole_log(), self.files.log_index()
         with diagnosed(self.path):
-            if not self._connect() and not whole:
+            was_open, is_shorter = self._connect(index)
+            if was_open and (is_shorter or not whole):
                 self.report(
                     f"{self.path} was in use when its agent was killed or when it was"
                     " copied, and its -wal file is missing or damaged: what was"
@@ -173,12 +175,23 @@ class Database:
             connection.close()
         self.files.close()
 
-    def _connect(self) -> bool:
-        """Connect; return whether the file was closed by its last user."""
+    def _connect(self, before: LogIndex | None = None) -> tuple[bool, bool]:
+        """Connect to the file.
+
+        Args:
+            before: the index of the log that its last user left.
+
+        Returns:
+            Whether the last user did not close the file, and whether its log is shorter
+            than that user left it.
+        """
         db = connect(self.path, self._synchronous, self._wal_bytes)
         self._connection = db
         was_open = db.execute("SELECT 1 FROM meta WHERE (key, value) = ('open', 1)")
-        closed = was_open.fetchone() is None
+        is_open = was_open.fetchone() is not None
+        # SQLite has read the log for that.
+        index = self.files.log_index()
+        is_shorter = index is not None and index.misses(before)
         _set_open(db, value=True)
         # Into the file, which must not depend on the log in this. From then on, the log
         # is never empty.
@@ -186,7 +199,7 @@ class Database:
         _set_open(db, value=True)
         self.files.remember(opened=True)
         self._version = self._data_version()
-        return closed
+        return is_open, is_shorter
 
     def _begin(self) -> None:
         """Report that the store is new, and that its file is not, if so."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -20,7 +22,14 @@ from typing import Final, NamedTuple
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store.schema import PAGE_BYTES, is_store_page
 
-__all__ = ["ENDINGS", "FileChange", "StoreFiles", "lock_holders", "set_aside"]
+__all__ = [
+    "ENDINGS",
+    "FileChange",
+    "LogIndex",
+    "StoreFiles",
+    "lock_holders",
+    "set_aside",
+]
 
 # The database, its write-ahead log, and the index of the log.
 ENDINGS: Final = ("", "-wal", "-shm")
@@ -28,6 +37,10 @@ ENDINGS: Final = ("", "-wal", "-shm")
 HEADER: Final = 100  # bytes, of a database
 LOG_HEADER: Final = 32
 FRAME_HEADER: Final = 24
+
+# The header of the log's index, which is there twice, in the machine's byte order; see
+# https://sqlite.org/walformat.html.
+_INDEX: Final = struct.Struct("=12xB3xI12x8s8x")
 
 
 class FileChange(Enum):
@@ -39,6 +52,24 @@ class FileChange(Enum):
     LOG_LOST = "lost its -wal or -shm file"
     OVERWRITTEN = "another program wrote to it"
     TOUCHED = "has another time"
+
+
+class LogIndex(NamedTuple):
+    """The length of the log, as of its last transaction.
+
+    Attributes:
+        frames: how many pages are in it.
+        salt: differs each time the log starts from the beginning.
+    """
+
+    frames: int
+    salt: bytes
+
+    def misses(self, before: LogIndex | None) -> bool:
+        """Return whether transactions of an earlier index are not in this one."""
+        if before is None or not before.frames:
+            return False
+        return self.salt != before.salt or self.frames < before.frames
 
 
 class FileState(NamedTuple):
@@ -77,13 +108,22 @@ class StoreFiles:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             self.existed = path.exists()
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_NOCTTY, 0o600
+            )
             sync_folder(path)
         except OSError as error:
             raise StoreError(
                 f"store.path: cannot use {path}: {error};"
                 " choose another path with --store, or store nothing: --store :memory:"
             ) from None
+        # A device or a pipe must be neither read nor moved.
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self.close()
+            raise StoreError(
+                f"store.path: {path} is not a regular file; choose another path"
+                " with --store, or store nothing: --store :memory:"
+            )
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -143,6 +183,22 @@ class StoreFiles:
             return False
         return True
 
+    def log_index(self) -> LogIndex | None:
+        """Return what the index says about the log; None if it says nothing.
+
+        It outlives a kill. SQLite does not use it then, and takes a log that was
+        truncated or overwritten for a shorter one.
+        """
+        try:
+            with open(f"{self.path}-shm", "rb", buffering=0) as index:
+                first, second = index.read(_INDEX.size), index.read(_INDEX.size)
+        except OSError:
+            return None
+        if len(second) < _INDEX.size or first != second:
+            return None
+        is_valid, frames, salt = _INDEX.unpack(first)
+        return LogIndex(frames, salt) if is_valid else None
+
     def readers(self) -> list[str]:
         """Return the pids of other processes that read the database."""
         try:
@@ -195,18 +251,18 @@ class StoreFiles:
         return {ending: self._state(ending) for ending in ENDINGS}
 
     def _state(
-        self, ending: str, stat: os.stat_result | None = None
+        self, ending: str, known: os.stat_result | None = None
     ) -> FileState | None:
         name = f"{self.path}{ending}"
         try:
-            stat = stat or os.stat(name, follow_symlinks=False)
+            found = known or os.stat(name, follow_symlinks=False)
             if ending == "-shm":  # written by every reader
-                return FileState(stat.st_dev, stat.st_ino)
+                return FileState(found.st_dev, found.st_ino)
             header = self._header(name) if ending else self.read_page()[:HEADER]
         except OSError:
             return None
         return FileState(
-            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, header
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, header
         )
 
     def _header(self, name: str) -> bytes:

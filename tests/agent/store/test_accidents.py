@@ -84,6 +84,12 @@ def log_of(path: Path) -> Path:
     return Path(f"{path}-wal")
 
 
+def overwrite_middle(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"x" * 500)
+
+
 def replace_by_link(path: Path) -> None:
     """Move it, and leave a symbolic link in its place."""
     moved = path.rename(f"{path}.moved")
@@ -123,6 +129,8 @@ ACCIDENTS: Final[dict[str, Callable[[Path], object]]] = {
     "`-wal` deleted": lambda path: log_of(path).unlink(missing_ok=True),
     "`-wal` overwritten with zeros": lambda path: zero(log_of(path)),
     "end of `-wal` overwritten with zeros": lambda path: zero(log_of(path), 4000),
+    "`-wal` truncated to half": lambda path: truncate_to_half(log_of(path)),
+    "middle of `-wal` overwritten": lambda path: overwrite_middle(log_of(path)),
     "`-shm` deleted": lambda path: Path(f"{path}-shm").unlink(missing_ok=True),
     "a table dropped": drop_table,
     "time changed": os.utime,
@@ -430,6 +438,28 @@ async def test_a_disk_that_fails_loses_nothing(
     store = Store(copy / running.path.name)
     assert executions(store.restore().totals) == len(running.ticks.events)
     store.close()
+
+
+@pytest.fixture(params=["pipe", "device"])
+def special_file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "kaywatch.db"
+    if request.param == "pipe":
+        os.mkfifo(path)
+        yield path
+        return
+    # A terminal of this test's own: an agent of root could move any other device.
+    ends = os.openpty()
+    yield Path(os.ttyname(ends[1]))
+    for end in ends:
+        os.close(end)
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_moved(special_file: Path) -> None:
+    before = special_file.stat()
+    with pytest.raises(StoreError, match="is not a regular file; choose another path"):
+        Store(special_file)
+
+    assert os.path.samestat(before, special_file.stat())
 
 
 def test_one_of_many_agents_that_start_at_once_gets_the_store(tmp_path: Path) -> None:
