@@ -16,10 +16,12 @@ __all__ = ["clean_name", "clean_text"]
 
 # Control characters (C0, DEL, C1), marks and overrides of the writing direction,
 # separators of lines and paragraphs, invisible characters, and halves of surrogate
-# pairs. Joiners of emojis and of scripts are kept.
+# pairs. Joiners of emojis and of scripts are kept. Tags (the last range) can hide a
+# whole text.
 _UNSAFE: Final = (
-    "\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-    "\ud800-\udfff"
+    "\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e007f"
 )
 _UNSAFE_IN_NAME: Final = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_TEXT: Final = re.compile(f"(?![\n\t])[{_UNSAFE}]")

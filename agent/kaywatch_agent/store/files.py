@@ -184,7 +184,7 @@ class StoreFiles:
         return True
 
     def log_index(self) -> LogIndex | None:
-        """Return what the index says about the log; None if it says nothing.
+        """Return the state of the log that its index has; None if it is invalid.
 
         It outlives a kill. SQLite does not use it then, and takes a log that was
         truncated or overwritten for a shorter one.

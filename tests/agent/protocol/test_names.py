@@ -53,6 +53,16 @@ def test_characters_that_forge_output_are_replaced(character: str) -> None:
     assert clean_name(f"a{character}b") == "a\ufffdb"
 
 
+def test_no_invisible_character_remains_except_for_joiners() -> None:
+    formats = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) == "Cf"]
+    left = {c for c in formats if clean_name(c) == clean_text(c) == c}
+
+    # Signs around numbers and abbreviations, and within Kaithi and hieroglyphs.
+    visible = {c for c in left if unicodedata.bidirectional(c) in ("AN", "AL")}
+    visible |= left & set(map(chr, range(0x110BD, 0x13460)))
+    assert left - visible == {"\u200c", "\u200d"}
+
+
 def test_texts_keep_their_lines() -> None:
     assert clean_text("one\r\n\ttwo\x1b[2J\n") == "one\n\ttwo\ufffd[2J\n"
     assert clean_text("a" * 10, 3) == "aaa"
