@@ -125,7 +125,7 @@ clean:
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 
 .venv/.demo: .venv/bin/python pyproject.toml
-	@echo "Setting up .venv for the demo, some 20 seconds the first time ..."
+	@echo "Setting up .venv for the demo, up to a minute the first time ..."
 	@$(BIN)/pip install --quiet --editable '.[demo]'
 	@touch $@
 

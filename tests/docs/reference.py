@@ -96,7 +96,7 @@ def first_sentence(module: ModuleType) -> str:
 def _entry(module: ModuleType, name: str) -> Iterator[str]:
     """Yield the heading, the signature and the docstring of a public name."""
     value = getattr(module, name)
-    yield f"### {module.__name__}.{name}\n"
+    yield f"### `{module.__name__}.{name}`\n"
     if isinstance(value, str):
         # A constant has no docstring, and a version changes.
         known = {"__version__": "The version of kaywatch, a `str`."}

@@ -40,7 +40,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 # Imports everything first: this user cannot read the folder of Python.
 AS_NOBODY = f"""
-import encodings.idna, os, sys
+import encodings.idna, encodings.utf_8_sig, os, sys
 from kaywatch_agent import app
 from kaywatch_agent.cli import main as cli
 from kaywatch_agent.cli.commands import doctor

@@ -7,6 +7,7 @@ import resource
 from dataclasses import dataclass
 from typing import Final
 
+from kaywatch._send.transport import user_sockets
 from kaywatch_agent.ingest.access import Access
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.quotas import Quotas
@@ -29,7 +30,8 @@ class IngestConfig:
     Attributes:
         socket: the path of the socket; by default `/run/kaywatch/ingest.sock` for a
             service and root, and `$XDG_RUNTIME_DIR/kaywatch/ingest.sock` for other
-            users. Clients use the same defaults.
+            users, or `~/.local/state/kaywatch/ingest.sock` without a runtime folder.
+            Clients use the same defaults.
         mode: the permissions of the socket, in octal digits. Pushing requires write
             permission.
         group: the group of the socket, by name or number; by default the agent's.
@@ -97,8 +99,9 @@ def default_path() -> str:
         return os.path.join(service.split(":")[0], "ingest.sock")
     if os.geteuid() == 0:
         return "/run/kaywatch/ingest.sock"
-    user = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return os.path.join(user, "kaywatch", "ingest.sock")
+    runtime, state = user_sockets()
+    has_runtime = os.path.isdir(os.path.dirname(os.path.dirname(runtime)))
+    return runtime if has_runtime or "XDG_RUNTIME_DIR" in os.environ else state
 
 
 def _max_connections() -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "check_unix",
     "poll",
     "scheme_of",
+    "user_sockets",
 ]
 
 SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
@@ -128,10 +129,22 @@ def candidates(endpoint: str | None) -> Iterator[str]:
         yield _split_unix(endpoint)[1]
         return
     yield SYSTEM_SOCKET
-    # The agent falls back to the same folder: pam_systemd(8) creates it also for shells
-    # and cron jobs without the variable.
+    yield from user_sockets()
+
+
+def user_sockets() -> tuple[str, str]:
+    """Return where a user's own agent listens: with a runtime folder, and without one.
+
+    pam_systemd(8) creates the runtime folder, also for shells and cron jobs without the
+    variable. In containers and after `su`, there is none.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    yield os.path.join(runtime, "kaywatch", "ingest.sock")
+    home = os.path.expanduser("~")
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
+    return (
+        os.path.join(runtime, "kaywatch", "ingest.sock"),
+        os.path.join(state, "kaywatch", "ingest.sock"),
+    )
 
 
 def poll(connection: Any, writing: bool, timeout: float) -> int:

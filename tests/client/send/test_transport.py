@@ -47,9 +47,12 @@ def test_system_socket_is_tried_before_the_users(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/x")
+    monkeypatch.setenv("HOME", "/h")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert list(candidates(None)) == [
         "/run/kaywatch/ingest.sock",
         "/x/kaywatch/ingest.sock",
+        "/h/.local/state/kaywatch/ingest.sock",
     ]
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert list(candidates(None))[1].startswith(f"/run/user/{os.geteuid()}/")
