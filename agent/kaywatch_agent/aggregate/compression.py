@@ -321,11 +321,15 @@ def _facts_of(packed: CompressedBucket, at: Positions, rows: Ints) -> tuple[Ints
     sizes = packed.facts_per_row[at].astype(np.int64)
     facts: Positions = slice(None)
     if not isinstance(at, slice):
-        ends = np.cumsum(packed.facts_per_row, dtype=np.int64)[at]
+        # Only up to the last row: for a few rows, this is a third of the time.
+        before = packed.facts_per_row[: at.max(initial=-1) + 1]
+        ends = np.cumsum(before, dtype=np.int64)[at]
         facts = spans(ends - sizes, sizes)
     keys = np.repeat(rows << ROW_SHIFT, sizes)
     keys |= packed.kinds.take(packed.facts[facts])  # twice as fast as an index
-    counts = unescape(packed.counts, packed.counts_large)
+    counts: NDArray[Any] = packed.counts
+    if len(packed.counts_large):
+        counts = unescape(counts, packed.counts_large)
     ones = np.ones(len(keys), np.int64)
     return keys, fill(ones, packed.counts_at, counts, facts)
 

@@ -153,14 +153,28 @@ class History(Mapping[int, Bucket]):
         """How many buckets only the store has."""
         return sum(isinstance(b, StoredBucket) for b in self._buckets.values())
 
-    def merged(self, numbers: Iterable[int]) -> Iterator[Bucket]:
-        """Yield few buckets with the events of many; `numbers` is sorted."""
-        for block, members in groupby(numbers, lambda number: number // BLOCK_BUCKETS):
+    def merged(
+        self, numbers: Iterable[int], rows: NDArray[np.int64] | None = None
+    ) -> Iterator[Bucket]:
+        """Yield few buckets with the events of many.
+
+        Args:
+            numbers: those of the buckets, sorted.
+            rows: the only rows wanted, sorted; None for all. A call for some rows
+                merges one block at most, which takes longer than to read them.
+        """
+        is_merging = True
+        for number, members in groupby(numbers, lambda each: each // BLOCK_BUCKETS):
             group = list(members)
             if len(group) == BLOCK_BUCKETS and all(map(self.is_closed, group)):
-                yield self._block(block)
-            else:
-                yield from map(self.part, group)
+                block = self._block(number)
+                if block is None and is_merging:
+                    block = self._merge_block(number)
+                    is_merging = rows is None
+                if block is not None:
+                    yield decompress(block.merged, rows)
+                    continue
+            yield from (self.part(each, rows) for each in group)
 
     def stored(self, number: int) -> object:
         """Return an object that is another one once the bucket has changed."""
@@ -243,17 +257,22 @@ class History(Mapping[int, Bucket]):
                 blocks[number] = block
         return blocks
 
-    def _block(self, number: int) -> Bucket:
+    def _versions(self, number: int) -> list[object]:
+        """Return the versions of the buckets in a block."""
         first = number * BLOCK_BUCKETS
-        numbers = range(first, first + BLOCK_BUCKETS)
-        versions = [self.stored(each) for each in numbers]
+        return [self.stored(each) for each in range(first, first + BLOCK_BUCKETS)]
+
+    def _block(self, number: int) -> _Block | None:
+        """Return a block that was merged before, if it has the content of now."""
         block = self._blocks.get(number)
-        if block is not None and block.is_of(versions):
-            return decompress(block.merged)
-        merged = merge(map(self.part, numbers))
+        return block if block and block.is_of(self._versions(number)) else None
+
+    def _merge_block(self, number: int) -> _Block:
+        versions, first = self._versions(number), number * BLOCK_BUCKETS
+        merged = merge(map(self.part, range(first, first + BLOCK_BUCKETS)))
         packed = compress(merged)
-        self._blocks[number] = _Block(versions, packed, _size(packed))
-        return merged
+        self._blocks[number] = block = _Block(versions, packed, _size(packed))
+        return block
 
 
 def _size(packed: CompressedBucket) -> int:

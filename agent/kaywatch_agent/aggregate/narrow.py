@@ -99,7 +99,7 @@ def pick(where: Bits, at: Positions, size: int = 0) -> NDArray[np.bool_]:
 def ranks(where: Bits, at: Ints) -> Ints:
     """Return how many bits are set before each of some positions."""
     byte = at >> 3
-    ones = _ONES[where]
+    ones = _ONES.take(where[: byte.max(initial=-1) + 1])
     before = np.cumsum(ones, dtype=np.int64)[byte] - ones[byte]
     result: Ints = before + _ONES[where[byte] & _FIRST[at & 7]]
     return result

@@ -149,6 +149,7 @@ class View(NamedTuple):
         start: float,
         end: float,
         rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
         phases: bool = True,
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield those of `between` that are in memory, or a part of each.
@@ -157,10 +158,11 @@ class View(NamedTuple):
             start: Unix seconds.
             end: Unix seconds.
             rows: the only series wanted, sorted; None for all.
-            phases: whether facts about phases are wanted.
+            facts: whether facts are wanted.
+            phases: whether those about phases are wanted.
         """
         for number in self.recent_numbers(start, end):
-            part = self.buckets.part(number, rows, phases=phases)
+            part = self.buckets.part(number, rows, facts, phases)
             yield number * BUCKET_SECONDS, part
 
     def merged(self, start: float, end: float) -> Bucket:

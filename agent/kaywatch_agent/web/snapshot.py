@@ -290,14 +290,9 @@ class Window:
             return view.merged(self.start, self.end)
         archived = view.archived(self.start, self.end)
         self._archived = merge(bucket for _, bucket in archived)
-        return merge(chain([self._archived], self._recent(self._rows)))
-
-    def _recent(self, rows: NDArray[np.int64] | None = None) -> Iterator[Bucket]:
-        view = self._snapshot.view
-        if self.seconds is None:
-            return iter([view.totals])
-        recent = view.recent(self.start, self.end, rows)
-        return (bucket for _, bucket in recent)
+        numbers = view.recent_numbers(self.start, self.end)
+        recent = view.buckets.merged(numbers, self._rows)
+        return merge(chain([self._archived], recent))
 
     def _collect(
         self, numbers: NDArray[np.int64], size: int, dimensions: Collection[Dimension]

@@ -73,6 +73,15 @@ def test_merged_blocks_have_the_events_of_their_buckets() -> None:
             assert is_close(merge(few), expected)
     assert len(list(history.merged(numbers))) == 2 + 60
 
+    # For some rows, one block is merged at a time.
+    some = np.unique(merge(buckets.values()).rows[::3])
+    expected = select(merge(buckets.values()), some)
+    fresh = History({}).advance(buckets, 1_199, 360)
+    for size in (1 + 60 + 60, 2 + 60, 2 + 60):
+        few = list(fresh.merged(numbers, some))
+        assert len(few) == size
+        assert is_close(merge(few), expected)
+
     # A late event: only its block is merged again.
     late = merge([buckets[1_100], reduce(events(9))])
     after = history.advance({1_100: late}, 1_201, 360)

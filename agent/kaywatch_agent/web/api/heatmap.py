@@ -72,11 +72,12 @@ def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
     groups = snapshot.groups([Kind.NODE], lambda key: 0 if matches(key) else None)
     if not len(groups):
         check_names(snapshot, query)
-    stats = GroupStats(groups.numbers, range.points, {Dimension.HISTOGRAM})
+    dimensions = {Dimension.HISTOGRAM}
+    stats = GroupStats(groups.numbers, range.points, dimensions)
     rows = snapshot.rows_of(matches)
     for number, bucket in archived_points(snapshot.view, range):
         stats.add(bucket, offset=number)
-    for number, bucket in recent_points(snapshot.view, range, rows):
+    for number, bucket in recent_points(snapshot.view, range, rows, dimensions):
         stats.add(bucket, offset=number)
     bounds, cells = _cells(stats)
     return HeatmapResponse(

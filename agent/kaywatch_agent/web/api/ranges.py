@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import Bucket
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension
 from kaywatch_agent.aggregate.completeness import EventSums
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.units import parse_duration
@@ -107,10 +107,21 @@ def archived_points(view: View, range: TimeRange) -> Iterator[tuple[int, Bucket]
 
 
 def recent_points(
-    view: View, range: TimeRange, rows: NDArray[np.int64] | None = None
+    view: View,
+    range: TimeRange,
+    rows: NDArray[np.int64] | None,
+    dimensions: Collection[Dimension],
 ) -> Iterator[tuple[int, Bucket]]:
-    """Yield the range's buckets in memory, or a part, with the number of a point."""
-    return _points(range, view.recent(range.first, range.end, rows))
+    """Yield the range's buckets in memory, or a part, with the number of a point.
+
+    Args:
+        view: has the buckets.
+        range: the range.
+        rows: the only series wanted, sorted; None for all.
+        dimensions: those of the facts wanted; others may be yielded as well.
+    """
+    wanted = bool(dimensions), Dimension.PHASES in dimensions
+    return _points(range, view.recent(range.first, range.end, rows, *wanted))
 
 
 def recent_events(
