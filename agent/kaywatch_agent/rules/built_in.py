@@ -104,7 +104,10 @@ STUCK_AT_LEAST: Final = 60.0
 
 def _same_cause(source: str, target: str) -> Inhibition:
     return Inhibition(
-        (Matcher("alertname", source),), (Matcher("alertname", target),), NODE
+        (Matcher("alertname", source),),
+        (Matcher("alertname", target),),
+        NODE,
+        same_cause=True,
     )
 
 

@@ -6,6 +6,7 @@ A receiver that was notified that an alert fires is always notified that it reso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -93,7 +94,7 @@ class Suppressor:
         now: float,
         clock: float,
     ) -> None:
-        """Index the firing alerts and the active silences.
+        """Index the alerts that inhibit others, and the active silences.
 
         Args:
             settings: the rules, inhibitions and silences of the configuration.
@@ -110,12 +111,7 @@ class Suppressor:
         self._now = now
         self._clock = clock
         self._inhibitions = InhibitionIndex(
-            settings.inhibitions,
-            (
-                (alert.id, settings.all_labels(alert))
-                for alert in alerts
-                if settings.inhibitions and alert.lifecycle.is_firing
-            ),
+            settings.inhibitions, alerts, settings.all_labels, clock
         )
 
     def find(self, alert: Alert, rule: Rule, receiver: str) -> Suppression | None:
@@ -124,9 +120,8 @@ class Suppressor:
         for silence in self._silences:
             if silence.mutes(labels, self._now):
                 return self._silenced(silence)
-        source, name = self._inhibitions.find_source(labels)
+        source, text = self._inhibitions.find_source(labels, rule.window)
         if source:
-            text = f"while {name} fires"
             return Suppression(SuppressionReason.INHIBITED, text, by=source)
         minimum = self._min_severity.get(receiver)
         if minimum and SEVERITIES.index(rule.severity) < SEVERITIES.index(minimum):
@@ -145,39 +140,66 @@ class Suppressor:
 
 
 class InhibitionIndex:
-    """The firing alerts that inhibit others, by the labels that must be equal."""
+    """The alerts that inhibit others, by the labels that must be equal."""
 
     def __init__(
         self,
         inhibitions: Iterable[Inhibition],
-        firing: Iterable[tuple[str, Mapping[str, str]]],
+        alerts: Iterable[Alert],
+        labels_of: Callable[[Alert], Mapping[str, str]],
+        clock: float,
     ) -> None:
-        """Index the ids and labels of all firing alerts."""
-        self._sources: list[
-            tuple[Inhibition, dict[tuple[str, ...], tuple[str, str]]]
-        ] = [(inhibition, {}) for inhibition in inhibitions]
-        for alert_id, labels in firing:
-            for inhibition, sources in self._sources:
-                if matches(inhibition.source, labels):
-                    source = (alert_id, labels["alertname"])
-                    # The first source stays, so that the reason does not change with
-                    # each evaluation.
-                    sources.setdefault(inhibition.equal_values(labels), source)
+        """Index the alerts that fire, or may inhibit others about the same failures.
 
-    def find_source(self, labels: Mapping[str, str]) -> tuple[str, str]:
-        """Return the id and the rule of an alert that inhibits another.
+        Args:
+            inhibitions: those of the configuration, and the built-in ones.
+            alerts: all alerts.
+            labels_of: returns all labels of an alert.
+            clock: the alert clock, in seconds.
+        """
+        self._clock = clock
+        self._sources: list[tuple[Inhibition, dict[tuple[str, ...], Alert]]] = [
+            (inhibition, {}) for inhibition in inhibitions
+        ]
+        # The first source stays, so that the reason does not change with each
+        # evaluation; but one that fires comes before one that does not.
+        for alert in sorted(alerts, key=lambda alert: not alert.lifecycle.is_firing):
+            if self._sources and _seconds_since_end(alert, clock) < math.inf:
+                self._add(alert, labels_of(alert))
+
+    def find_source(self, labels: Mapping[str, str], window: float) -> tuple[str, str]:
+        """Return the id of an alert that inhibits another, and the reason.
 
         Both are empty if there is none. As in Alertmanager, an alert that matches both
         sides of an inhibition inhibits neither itself nor others like it.
+
+        Args:
+            labels: of the other alert.
+            window: of its rule, in seconds.
         """
         for inhibition, sources in self._sources:
             if matches(inhibition.target, labels) and not matches(
                 inhibition.source, labels
             ):
                 source = sources.get(inhibition.equal_values(labels))
-                if source is not None:
-                    return source
+                if source is not None and (text := self._reason(source, window)):
+                    return source.id, text
         return "", ""
+
+    def _add(self, alert: Alert, labels: Mapping[str, str]) -> None:
+        for inhibition, sources in self._sources:
+            is_source = alert.lifecycle.is_firing or inhibition.same_cause
+            if is_source and matches(inhibition.source, labels):
+                sources.setdefault(inhibition.equal_values(labels), alert)
+
+    def _reason(self, source: Alert, window: float) -> str:
+        if source.lifecycle.is_firing:
+            return f"while {source.rule} fires"
+        if source.lifecycle.state is AlertState.PENDING:
+            return f"while {source.rule} is pending"
+        if _seconds_since_end(source, self._clock) <= window:
+            return f"{source.rule} has ended; the window still contains its failures"
+        return ""
 
 
 # -- inside --------------------------------------------------------------------------
@@ -218,3 +240,15 @@ def _cooling_down(
     if seconds > rule.cooldown:
         text += f"; the alert is flapping, so the cooldown is {duration(seconds)}"
     return Suppression(SuppressionReason.COOLDOWN, text, until)
+
+
+def _seconds_since_end(alert: Alert, clock: float) -> float:
+    """Return how long ago an alert ended: 0 while it is pending or fires.
+
+    Infinite if it never fired.
+    """
+    life = alert.lifecycle
+    if life.is_firing or life.state is AlertState.PENDING:
+        return 0.0
+    # `ended` is forgotten once its condition is met again.
+    return clock - alert.flap_times[-1] if alert.flap_times else math.inf

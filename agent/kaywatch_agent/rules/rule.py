@@ -218,11 +218,15 @@ class Inhibition(msgspec.Struct, frozen=True):
     Attributes:
         source, target: matchers over all labels, including `alertname` and `severity`.
         equal: labels that must have the same value in both alerts.
+        same_cause: whether both are about the same failures. Then the source also
+            inhibits while it is pending, and after it has ended, for as long as the
+            window of the other rule contains its failures.
     """
 
     source: tuple[Matcher, ...]
     target: tuple[Matcher, ...]
     equal: tuple[str, ...] = ()
+    same_cause: bool = False
 
     def equal_values(self, labels: Mapping[str, str]) -> tuple[str, ...]:
         """Return the values of the labels that must be equal."""
