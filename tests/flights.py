@@ -9,6 +9,7 @@ from kaywatch.recorder import ExecutionInFlight, RunVisits
 
 class Endless:
     failures = 0
+    cost = (0.0, 0.0, 0.0)
 
     def __init__(self, graph: str, node: str, started: float, run: int = 0) -> None:
         run_started = started - 1 if run else 0.0
@@ -19,6 +20,9 @@ class Endless:
 
     def failed_attempts(self) -> int:
         return self.failures
+
+    def run_cost(self) -> tuple[float, float, float]:
+        return self.cost
 
 
 class Spinning:

@@ -81,6 +81,9 @@ class ExecutionInFlight(NamedTuple):
     visits: int  # made by the run before this one
     run_started: float  # Unix seconds, 0.0 without a run
     failed_attempts: int  # calls of `exec` in its run that failed in a row up to now
+    cost_usd: float = 0.0  # of the LLM calls of its run up to now, as far as known
+    tokens: float = 0.0  # of these calls
+    unpriced_tokens: float = 0.0  # of the calls without a price
 
 
 class OpenSpan(Protocol):
@@ -92,6 +95,10 @@ class OpenSpan(Protocol):
 
     def failed_attempts(self) -> int:
         """Return how many calls of `exec` in its run failed in a row up to now."""
+        ...
+
+    def run_cost(self) -> tuple[float, float, float]:
+        """Return the dollars, tokens and unpriced tokens of its run up to now."""
         ...
 
 

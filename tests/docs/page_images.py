@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
 
 from playwright.sync_api import Browser, expect
 from tests.agents import Agent, new_agent, until
 from tests.browser import run_browser
+from tests.docs.company.failures import FAILURES, Failure
 from tests.docs.company.history import repeat_hour
 from tests.docs.company.services import FAULTY, PRODUCTION, record_hour, running
 from tests.docs.slack_images import FOLDER
@@ -72,19 +73,10 @@ severity = "info"
 
 
 class Shot(NamedTuple):
-    """A picture: the name of its file, and the query of the page's address.
-
-    Attributes:
-        kind: of the problem that it shows; empty for a view in general.
-    """
+    """A picture: the name of its file, and the query of the page's address."""
 
     name: str
     query: str
-    kind: str = ""
-
-    @property
-    def service(self) -> str:
-        return parse_qs(self.query)["service"][0]
 
 
 VIEWS = (
@@ -95,43 +87,6 @@ VIEWS = (
     Shot("models", "view=models&window=1h"),
     Shot("alerts", "view=alerts&window=15m"),
     Shot("processes", "view=processes&window=15m"),
-)
-
-FAILURES = (
-    Shot("failing", "view=overview&service=checkout&window=15m", "failing"),
-    Shot(
-        "failing-node",
-        "view=node&service=checkout&graph=order&node=Pay&window=1h",
-        "failing",
-    ),
-    Shot("low-traffic", "view=overview&service=payroll&window=15m", "low_traffic"),
-    Shot("died", "view=processes&service=indexing", "process_died"),
-    Shot("silent", "view=overview&service=newsletter&window=15m", "silent"),
-    Shot("dead-end", "view=graph&service=support&graph=ticket&window=15m", "dead_end"),
-    Shot(
-        "never-reached",
-        "view=graph&service=claims&graph=answer&window=1h",
-        "never_reached",
-    ),
-    Shot("runaway", "view=runs&service=research&window=15m", "runaway"),
-    Shot("stuck", "view=runs&service=stock&window=15m", "stuck"),
-    Shot(
-        "masked",
-        "view=graph&service=assistant&graph=answer&window=15m",
-        "masked_failures",
-    ),
-    Shot(
-        "drift",
-        "view=graph&service=reviews&graph=ticket&window=15m&compare=yesterday",
-        "drift",
-    ),
-    Shot("waste", "view=models&service=writer&window=1h", "wasted_spend"),
-    Shot(
-        "slow",
-        "view=node&service=search&graph=answer&node=Generate&window=1h",
-        "slow",
-    ),
-    Shot("memory", "view=processes&service=thumbnails", "memory"),
 )
 
 MODES: dict[str, dict[str, Any]] = {
@@ -158,13 +113,17 @@ PATIENCE_MS = 30_000
 
 
 def main() -> None:
-    """Take all pictures, or those of one set: `views` or `failures`."""
-    sets = sys.argv[1:] or ["views", "failures"]
+    """Take all pictures, or those that are named: `views`, `failures`, `silent` …"""
+    names = {*sys.argv[1:]} or {"views", "failures"}
+    failures = [each for each in FAILURES if "failures" in names or each.name in names]
+    unknown = names - {"views", "failures", *(each.name for each in FAILURES)}
+    if unknown:
+        raise SystemExit(f"unknown pictures: {', '.join(sorted(unknown))}")
     with run_browser() as browser:
-        if "views" in sets:
+        if "views" in names:
             _take_views(browser)
-        if "failures" in sets:
-            _take_failures(browser)
+        if failures:
+            _take_failures(browser, failures)
 
 
 def _take_views(browser: Browser) -> None:
@@ -185,7 +144,7 @@ def _take_views(browser: Browser) -> None:
                     _take(browser, f"{agent.url}/?{shot.query}", name, options)
 
 
-def _take_failures(browser: Browser) -> None:
+def _take_failures(browser: Browser, failures: Collection[Failure]) -> None:
     with new_agent() as agent:
         _start(agent, THRESHOLDS)
         record_hour(agent, FAULTY)
@@ -193,9 +152,9 @@ def _take_failures(browser: Browser) -> None:
         repeat_hour(Path(agent.store))
         _start(agent, THRESHOLDS)
         with running(agent, FAULTY):
-            _wait_for_problems(agent)
-            for shot in FAILURES:
-                url, name = f"{agent.url}/?{shot.query}", f"failure-{shot.name}"
+            _wait_for_problems(agent, failures)
+            for failure in failures:
+                url, name = f"{agent.url}/?{failure.query}", f"failure-{failure.name}"
                 _take(browser, url, name, FAILURE_MODE, has_problem=True)
 
 
@@ -205,7 +164,7 @@ def _start(agent: Agent, config: str) -> None:
     agent.start("--config", str(path))
 
 
-def _wait_for_problems(agent: Agent) -> None:
+def _wait_for_problems(agent: Agent, failures: Collection[Failure]) -> None:
     missing: set[tuple[str, str]] = set()
 
     def are_reported() -> bool:
@@ -214,7 +173,7 @@ def _wait_for_problems(agent: Agent) -> None:
         with contextlib.suppress(AgentUnreachable):
             problems = agent.get("/api/v1/problems")["problems"]
         missing.clear()
-        missing.update((shot.service, shot.kind) for shot in FAILURES)
+        missing.update((each.service, each.kind) for each in failures)
         missing.difference_update((each["service"], each["kind"]) for each in problems)
         return not missing
 

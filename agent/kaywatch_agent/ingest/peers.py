@@ -100,10 +100,13 @@ class WatchedProcess:
         try:
             process = self._lookup()
             with process.oneshot():
-                cpu = process.cpu_times()
+                cpu, memory = process.cpu_times(), process.memory_info().rss
+                # A process that has exited and is not yet waited for has no memory. Its
+                # last sample says more.
+                if not memory:
+                    return None
                 return ProcessSample(
-                    rss_bytes=process.memory_info().rss,
-                    cpu_seconds=cpu.user + cpu.system,
+                    rss_bytes=memory, cpu_seconds=cpu.user + cpu.system
                 )
         except _UNREADABLE:
             return None

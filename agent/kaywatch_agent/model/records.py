@@ -134,6 +134,20 @@ class InFlight(Struct, frozen=True):
             description="calls of exec in its run that failed in a row up to now",
         ),
     ] = 0
+    cost_usd: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=MAX_COUNT,
+            description="of the calls of models in its run, as far as it is known",
+        ),
+    ] = 0.0
+    tokens: Annotated[float, Meta(ge=0, le=MAX_COUNT, description="of these calls")] = (
+        0.0
+    )
+    unpriced_tokens: Annotated[
+        float, Meta(ge=0, le=MAX_COUNT, description="of the calls without a price")
+    ] = 0.0
 
 
 class NodeRevisits(Struct, frozen=True):

@@ -100,6 +100,14 @@ class AttemptCost:
                 self._outer.add(entry)
 
 
+class _Amount(NamedTuple):
+    """The cost of one call or of several: dollars, None if unknown, and tokens."""
+
+    cost: float | None
+    tokens: float
+    unpriced_tokens: float
+
+
 class RunCost:
     """The total cost of the calls of one run."""
 
@@ -107,7 +115,7 @@ class RunCost:
 
     def __init__(self, graph: str) -> None:
         self._graph = graph
-        self._amounts: list[tuple[float | None, float]] = []  # (dollars, tokens)
+        self._amounts: list[_Amount] = []
         self._open_calls: list[None] = []  # an entry for each call in progress
         self._unobserved = [None]  # the thread that pops it observes the total
         self._is_ended = False
@@ -119,11 +127,19 @@ class RunCost:
     def add(self, cost: float | None, tokens: float) -> None:
         """Add the cost of a call that `begin` announced; None if unknown."""
         amounts = self._amounts
-        amounts.append((cost, tokens))
+        amounts.append(_Amount(cost, tokens, tokens if cost is None else 0.0))
         if len(amounts) > MAX_ENTRIES:
             amounts.append(_total(_pop_all(amounts)))
         self._open_calls.pop()
         self._observe()
+
+    def so_far(self) -> tuple[float, float, float]:
+        """Return the dollars, the tokens, and the tokens without a price up to now.
+
+        While another thread sums up the amounts, some are missing for a moment.
+        """
+        cost, tokens, unpriced = _total(self._amounts.copy())
+        return cost or 0.0, tokens, unpriced
 
     def end(self) -> None:
         """Observe the total, now or after the last call: the run has ended."""
@@ -133,7 +149,7 @@ class RunCost:
     def _observe(self) -> None:
         if not self._is_ended or self._open_calls or not _pop_all(self._unobserved):
             return
-        cost, tokens = _total(_pop_all(self._amounts))
+        cost, tokens, _ = _total(_pop_all(self._amounts))
         point = process.recorder.point
         if cost is not None:
             point("observe", "llm_run_cost_usd", self._graph, "")(cost)
@@ -196,9 +212,13 @@ def _sum_entries(entries: list[CostEntry]) -> list[CostEntry]:
     return [CostEntry(meter, *amounts) for meter, amounts in sums.items()]
 
 
-def _total(amounts: list[tuple[float | None, float]]) -> tuple[float | None, float]:
-    costs = [cost for cost, _ in amounts if cost is not None]
-    return sum(costs) if costs else None, sum(tokens for _, tokens in amounts)
+def _total(amounts: list[_Amount]) -> _Amount:
+    costs = [each.cost for each in amounts if each.cost is not None]
+    return _Amount(
+        sum(costs) if costs else None,
+        sum(each.tokens for each in amounts),
+        sum(each.unpriced_tokens for each in amounts),
+    )
 
 
 # Re-entrant, because a finalizer of the application may make a call meanwhile.

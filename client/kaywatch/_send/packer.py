@@ -226,9 +226,7 @@ class Packer:
         if ended:
             sections["looped"] = [node[:3] for node in ended[:MAX_LOOPS]]
 
-    def _executions_in_flight(
-        self,
-    ) -> list[tuple[str, str, float, str, int, float, int]]:
+    def _executions_in_flight(self) -> list[tuple[Any, ...]]:
         recorder, offset = self._recorder, time.time() - time.perf_counter()
         if abs(offset - self._clock_offset) > CLOCK_STEP:
             # The clock was set. The agent takes ages from `sent` and the start, so both
@@ -249,6 +247,7 @@ class Packer:
                 one.visits,
                 one.run_started,
                 one.failed_attempts,
+                *_cost(one),
             )
             for one in oldest[:MAX_IN_FLIGHT]
         ]
@@ -340,7 +339,19 @@ def _described(span: OpenSpan, known: ExecutionInFlight | None) -> ExecutionInFl
     """
     if known is None:
         return span.in_flight()
-    return known._replace(failed_attempts=span.failed_attempts())
+    cost_usd, tokens, unpriced_tokens = span.run_cost()
+    return known._replace(
+        failed_attempts=span.failed_attempts(),
+        cost_usd=cost_usd,
+        tokens=tokens,
+        unpriced_tokens=unpriced_tokens,
+    )
+
+
+def _cost(execution: ExecutionInFlight) -> tuple[float, ...]:
+    """Return what its run has cost, for the wire; most runs call no model."""
+    cost = execution.cost_usd, execution.tokens, execution.unpriced_tokens
+    return cost if any(cost) else ()
 
 
 def _snapshot(live: Collection[T]) -> list[T]:

@@ -34,6 +34,10 @@ def action_name(action: object) -> str:
 class CostOfRun(Protocol):
     """Adds up the costs of a run."""
 
+    def so_far(self) -> tuple[float, float, float]:
+        """Return the dollars, the tokens, and the tokens without a price up to now."""
+        ...
+
     def end(self) -> None:
         """Record the costs: the run has ended."""
 
@@ -111,6 +115,10 @@ class Run:
         if self.visits == len(self.counts):
             return None
         return RunVisits(self.graph, self.number, self.visits, self.counts)
+
+    def cost_so_far(self) -> tuple[float, float, float]:
+        """Return the dollars, the tokens, and the tokens without a price up to now."""
+        return self.cost.so_far() if self.cost is not None else (0.0, 0.0, 0.0)
 
     def leave(self) -> None:
         """Make the run around this one the current run again."""

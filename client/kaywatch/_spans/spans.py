@@ -96,7 +96,15 @@ class Span:
             0 if run is None else run.visits,
             0.0 if run is None else epoch + run.started,
             self.failed_attempts(),
+            *self.run_cost(),
         )
+
+    def run_cost(self) -> tuple[float, float, float]:
+        """Return what the LLM calls of its run have cost up to now.
+
+        These are US dollars, tokens, and the tokens without a price.
+        """
+        return (0.0, 0.0, 0.0) if self.run is None else self.run.cost_so_far()
 
     def failed_attempts(self) -> int:
         """Return how many calls of `exec` in its run failed in a row up to now."""

@@ -35,10 +35,13 @@ def test_the_end_of_a_process_is_noticed_by_all_its_peers() -> None:
     with kill_at_end(process) as child:
         assert child.stdin is not None
         peers = [LocalPeer(child.pid, 0, 0) for _ in range(3)]
+        assert peers[0].sample() is not None
         assert [peer.has_exited() for peer in peers] == [False] * 3
         child.stdin.close()
         until(peers[0].has_exited, "the exit is noticed while it is a zombie")
         assert [peer.has_exited() for peer in peers] == [True] * 3
+        # It has no memory now, which says nothing about how much it used.
+        assert peers[0].sample() is None
         assert LocalPeer.find(child.pid, time.time()) is None
     assert LocalPeer.find(child.pid, time.time()) is None
 

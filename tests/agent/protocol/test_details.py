@@ -78,6 +78,8 @@ def test_a_topology_is_read() -> None:
 def test_nodes_in_flight_are_read() -> None:
     response = send("in_flight", FLIGHT)
     assert response.in_flight == (InFlight("checkout", "pay", START, "a1-8"),)
+    (costly,) = send("in_flight", [*FLIGHT, 5, START, 1, 0.25, 1200, 40]).in_flight
+    assert (costly.cost_usd, costly.tokens, costly.unpriced_tokens) == (0.25, 1200, 40)
 
 
 def test_loops_are_read_and_bounded() -> None:
@@ -146,6 +148,8 @@ def test_none_in_flight_is_not_the_same_as_not_saying() -> None:
                 [],
                 FLIGHT[:3],
                 [*FLIGHT, "x"],
+                [*FLIGHT, 5, START, 1, -0.25],
+                [*FLIGHT, 5, START, 1, math.nan],
                 ["g", "n", "now", "r"],
                 ["g", "n", math.nan, "r"],
                 ["g", "n", -1.0, "r"],

@@ -387,6 +387,34 @@ def test_a_run_of_unpriced_calls_has_tokens_and_no_cost() -> None:
     assert runs(captured, "llm_run_cost_usd") == []
 
 
+def test_the_cost_of_a_run_in_progress_is_sent() -> None:
+    class Ask(Node):
+        def exec(self, prep_res: Any) -> Any:
+            kaywatch.record_llm(model="unheard-of", input_tokens=4, output_tokens=3)
+            kaywatch.flush()
+
+    sent: list[list[Any]] = []
+    with capture() as captured:
+        free, first, ask = Node(), Spender(), Ask()
+        free >> first >> ask
+        Flow(start=free).run({})
+    for message in captured.messages:
+        sent += [each for each in message.get("in_flight", ()) if each[1] == "Ask"]
+    # Ten tokens for ten cents, and seven without a price.
+    assert sent[-1][7:] == [pytest.approx(0.1), 17, 7]
+
+
+def test_the_cost_of_many_calls_so_far_is_exact() -> None:
+    cost = _costs.RunCost("checkout")
+    for _ in range(3 * _costs.MAX_ENTRIES):
+        cost.begin()
+        cost.add(0.25, 10)
+        cost.begin()
+        cost.add(None, 2)
+    calls = 3 * _costs.MAX_ENTRIES
+    assert cost.so_far() == (0.25 * calls, 12 * calls, 2 * calls)
+
+
 def test_a_graph_within_a_graph_counts_for_both() -> None:
     inner = kaywatch.name(Flow(start=Spender()), "inner")
     inner >> Spender()

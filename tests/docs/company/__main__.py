@@ -39,6 +39,8 @@ def main() -> None:
 
     warnings.simplefilter("ignore")  # PocketFlow warns of dead ends.
     kaywatch.instrument()
+    if clock.behind() > 0:
+        _hide_past_executions()
     behaviours, wiring = GRAPHS[arguments.graph]()
     flow = build(arguments.graph, behaviours, wiring)
     started, is_faulty = time.time(), False
@@ -53,6 +55,23 @@ def main() -> None:
             flow.run({})
         clock.sleep(arguments.pause * random.lognormvariate(0, 0.5))
     kaywatch.flush(60)
+
+
+def _hide_past_executions() -> None:
+    """Report no execution in progress until the clock has caught up.
+
+    This clock moves on by minutes while a batch is packed, so executions would seem to
+    have been in progress for as long.
+    """
+    from kaywatch._process import process
+
+    recorder = process.recorder
+    in_flight, recorder.in_flight = recorder.in_flight, set()
+
+    def show() -> None:
+        recorder.in_flight = in_flight
+
+    clock.at_present(show)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ before kaywatch is imported, which keeps references to the functions of `time`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 _real_time, _real_clock, _real_sleep = time.time, time.perf_counter, time.sleep
 _behind = 0.0
+_at_present: Callable[[], None] | None = None
 
 
 def start(seconds: float) -> None:
@@ -22,11 +24,20 @@ def start(seconds: float) -> None:
 
 def sleep(seconds: float) -> None:
     """Sleep; in the past, only the clock goes on."""
-    global _behind
+    global _behind, _at_present
     skipped = min(seconds, _behind)
     _behind -= skipped
+    if _behind == 0 and _at_present is not None:
+        call, _at_present = _at_present, None
+        call()
     if seconds > skipped:
         _real_sleep(seconds - skipped)
+
+
+def at_present(call: Callable[[], None]) -> None:
+    """Call a function once the clock has caught up, within that sleep."""
+    global _at_present
+    _at_present = call
 
 
 def behind() -> float:

@@ -34,7 +34,11 @@ class Ask(Node):  # type: ignore[misc]
 
 
 class Plan(Node):  # type: ignore[misc]
-    """Does nothing."""
+    """Calls two models, one of which has no price."""
+
+    def exec(self, prepared: object) -> None:
+        kaywatch.record_llm(model="mine", input_tokens=300, cost_usd=0.42)
+        kaywatch.record_llm(model="unheard-of", input_tokens=1200)
 
 
 class Answer(Node):  # type: ignore[misc]

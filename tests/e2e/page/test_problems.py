@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import re
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, until
+from tests.docs.company.failures import FAILURES
 from tests.docs.company.services import FAULTY, running
 from tests.e2e.page.conftest import check_accessibility, is_firing, overflow
 
@@ -62,7 +65,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 
 def kinds(agent: Agent) -> set[str]:
-    wanted = {"failing", "dead_end", "runaway", "process_died"}
+    wanted = {failure.kind for failure in FAILURES if failure.service in SHOWN}
     # At first it is busy with the past of all processes.
     with contextlib.suppress(AgentUnreachable):
         problems = agent.get("/api/v1/problems")["problems"]
@@ -101,16 +104,14 @@ def test_a_problem_leads_to_the_view_that_shows_it(
     company: Agent, open_page: Open
 ) -> None:
     page = open_page(f"{company.url}/")
-    for service, text, view in (
-        ("checkout", "of executions fail", "node"),
-        ("support", 'no edge for "complaint"', "graph"),
-        ("research", "a run goes in circles", "runs"),
-        ("indexing", "died while running documents / Embed", "processes"),
-    ):
-        problem(page, text).get_by_role("link").first.click()
-        expect(page).to_have_url(re.compile(f"view={view}&service={service}"))
+    for failure in FAILURES:
+        if failure.service not in SHOWN or failure.view == "overview":
+            continue
+        problem(page, failure.text).get_by_role("link").first.click()
+        place = f"view={failure.view}&service={failure.service}"
+        expect(page).to_have_url(re.compile(place))
         here = page.get_by_role("region", name="Problems here")
-        expect(here).to_contain_text(text)
+        expect(here).to_contain_text(failure.text)
         page.go_back()
 
 
@@ -126,8 +127,37 @@ def test_alerts_are_on_one_timeline(company: Agent, open_page: Open) -> None:
         )
     )
     check_accessibility(page)
+    panel.get_by_role("button", name="Table").click()
+    table = panel.get_by_role("table", name="When alerts fired")
+    expect(table.get_by_role("row").filter(has_text="Pay-fails")).to_be_visible()
+    panel.get_by_role("button", name="Table").click()
     bar.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("error rate")
+
+
+def test_the_timeline_of_alerts_can_be_saved(company: Agent, open_page: Open) -> None:
+    page = open_page(f"{company.url}/?view=alerts&window=15m&service=checkout")
+    panel = page.get_by_role("region", name="When alerts fired")
+    expect(panel.get_by_role("listitem").first).to_be_visible()
+    with page.expect_download() as saved:
+        panel.get_by_role("button", name="CSV").click()
+    assert saved.value.suggested_filename == "checkout-When-alerts-fired.csv"
+    with saved.value.path().open(newline="") as file:
+        episodes = [*csv.DictReader(file)]
+    (pay,) = [row for row in episodes if row["rule"] == "Pay-fails"]
+    assert (pay["service"], pay["graph"], pay["node"]) == ("checkout", "order", "Pay")
+    assert (pay["severity"], pay["end"]) == ("critical", "")
+    assert "threshold 10.0 %" in pay["reason"]
+
+    with page.expect_download() as saved:
+        panel.get_by_role("button", name="PNG").click()
+    png = saved.value.path().read_bytes()
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    rows = {(row["rule"], row["node"]) for row in episodes}
+    # A row for each alert, the title above and the axis below.
+    assert width > 1000
+    assert height >= 26 * len(rows) + 52
 
 
 def test_a_dead_process_has_what_it_was_running(

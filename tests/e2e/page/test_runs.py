@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, until
 
 TIMES = "\u00d7"  # the sign of multiplication
@@ -34,11 +34,15 @@ def test_a_run_in_trouble_comes_first(
     expect(row).to_contain_text("looping")
     (client,) = interview.clients()
     expect(row).to_contain_text(f"pid {client['pid']}")
+    cost = "$0.42 + 1,200 tokens without a price"
+    expect(row).to_contain_text(cost)
 
     row.get_by_role("link", name="Ask").click()
     expect(page).to_have_url(re.compile("view=graph.*graph=Interview.*node=Ask"))
     panel = page.get_by_role("complementary", name="Node Ask")
     expect(panel).to_contain_text("In flight1")
+    here = panel.get_by_role("listitem").filter(has_text=cost)
+    expect(here).to_contain_text(f"{cost} so far · looping")
     expect(page.locator(".loop-line")).to_be_visible()
 
 
@@ -83,6 +87,38 @@ def test_why_runs_ended_equals_the_graph_s_statistics(
         ends.get_by_role("row", name=re.compile("end of the graph"))
     ).to_contain_text("5")
     expect(ends.get_by_role("row", name=re.compile("exception"))).to_contain_text("2")
+
+
+def search(page: Page, text: str) -> Locator:
+    """Search for a text; return what is found."""
+    page.keyboard.press("/")
+    page.keyboard.type(text)
+    return page.get_by_role("dialog").get_by_role("option")
+
+
+def test_the_search_finds_runs_by_id(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/")
+    expect(page.locator("main h1")).to_be_attached()
+    runs = interview.get("/api/v1/runs")
+    failed = min(runs["ended"], key=lambda run: len(run["path"]))["run"]
+    (current,) = (run["run"] for run in runs["in_progress"])
+    # The process has begun all of its runs' ids alike.
+    results = search(page, failed.split("-")[0])
+    expect(
+        results.filter(has_text=f"{failed} office / Interview, failed")
+    ).to_be_visible()
+    expect(results.filter(has_text=f"{current} office / Interview, in")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    search(page, failed).first.click()
+    expect(page).to_have_url(re.compile(f"view=graph.*run={failed}"))
+    expect(page.get_by_text(re.compile(f"^Run {failed} ended at Ask"))).to_be_visible()
+
+    search(page, current).first.click()
+    expect(page).to_have_url(re.compile(f"view=runs.*run={current}"))
+    expect(page.locator("#runs-in-progress tr.selected")).to_contain_text(current)
 
 
 def test_a_run_that_is_no_longer_kept(

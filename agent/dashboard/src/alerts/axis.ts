@@ -1,4 +1,5 @@
 // The time axis of the episodes.
+import { formatTime } from "../ui/format";
 import type { AlertEpisode } from "./types";
 
 // Seconds between two marks: round ones for people.
@@ -18,6 +19,11 @@ export function listTicks(start: number, end: number, offset = zoneOffset()): nu
   let time = Math.ceil((start + offset) / step) * step - offset;
   for (; time < end; time += step) ticks.push(time);
   return ticks;
+}
+
+/** Returns the text at a mark, without seconds, which round times do not need. */
+export function axisLabel(time: number, end: number): string {
+  return formatTime(time, end).replace(/:00$/, "");
 }
 
 /** Returns the seconds by which the local time is ahead of UTC. */

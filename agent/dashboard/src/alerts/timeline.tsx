@@ -1,15 +1,20 @@
 import { useState } from "preact/hooks";
 import "./timeline.css";
+import { ChartTools } from "../charts/frame";
+import { ChartTable } from "../charts/table";
 import { agentTime } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
 import { severityLevel, StatusMark } from "../ui/badge";
-import { formatDuration, formatTime } from "../ui/format";
+import { formatTime } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
-import { barPosition, listTicks } from "./axis";
+import { axisLabel, barPosition, listTicks } from "./axis";
+import { describeEpisode, episodeLevel, episodeTable, placeOf } from "./episodes";
+import { drawEpisodes } from "./picture";
 import type { AlertEpisode, EpisodeList, EpisodeRow } from "./types";
 
+const TITLE = "When alerts fired";
 const REFRESH_SECONDS = 5;
 
 /** When alerts fired within the time range: a row for each alert, a bar for each episode. */
@@ -20,37 +25,57 @@ export function EpisodeTimeline({ service }: { service: string | null }) {
     { service, window, end },
     end === null ? REFRESH_SECONDS : null,
   );
-  const [shown, setShown] = useState<string | null>(null);
+  const [isTable, setIsTable] = useState(false);
+  const hasData = value !== null && value.alerts.length > 0;
   return (
     <Panel
-      title="When alerts fired"
+      title={TITLE}
       actions={
-        <span class="quiet">
-          {value && `${formatTime(value.start)} to ${formatTime(value.end)}`}
+        <span class="panel-actions">
+          <span class="quiet">
+            {value && `${formatTime(value.start)} to ${formatTime(value.end)}`}
+          </span>
+          <ChartTools
+            title={TITLE}
+            subject={service ?? ""}
+            table={() => episodeTable(value!, agentTime.value)}
+            {...{ hasData, isTable }}
+            onTable={setIsTable}
+            picture={() => drawEpisodes(value!)}
+          />
         </span>
       }
     >
       {error && <ErrorNotice error={error} />}
       {!value && !error && <Skeleton />}
-      {value && value.alerts.length === 0 && (
-        <Empty title={`No alert fired within ${window}.`} />
-      )}
-      {value && value.alerts.length > 0 && (
-        <div class="episodes" onMouseLeave={() => setShown(null)}>
-          <ol>
-            {value.alerts.map((row) => (
-              <Row key={row.alert} row={row} range={value} onShow={setShown} />
-            ))}
-          </ol>
-          <Axis range={value} />
-          <p class="quiet" aria-live="polite">
-            {shown ?? "Point at a bar to see why the alert fired."}
-            {value.matching > value.alerts.length &&
-              ` ${value.matching - value.alerts.length} more alerts are not shown.`}
-          </p>
-        </div>
-      )}
+      {value && !hasData && <Empty title={`No alert fired within ${window}.`} />}
+      {hasData &&
+        (isTable ? (
+          <ChartTable caption={TITLE} table={episodeTable(value, agentTime.value)} />
+        ) : (
+          <Bars list={value} />
+        ))}
     </Panel>
+  );
+}
+
+function Bars({ list }: { list: EpisodeList }) {
+  const [shown, setShown] = useState<string | null>(null);
+  const { alerts, matching } = list;
+  return (
+    <div class="episodes" onMouseLeave={() => setShown(null)}>
+      <ol>
+        {alerts.map((row) => (
+          <Row key={row.alert} row={row} range={list} onShow={setShown} />
+        ))}
+      </ol>
+      <Axis range={list} />
+      <p class="quiet" aria-live="polite">
+        {shown ?? "Point at a bar to see why the alert fired."}
+        {matching > alerts.length &&
+          ` ${matching - alerts.length} more alerts are not shown.`}
+      </p>
+    </div>
   );
 }
 
@@ -61,8 +86,7 @@ interface RowProps {
 }
 
 function Row({ row, range, onShow }: RowProps) {
-  const { service, graph, node } = row.labels;
-  const place = [service, graph, node].filter(Boolean).join(" / ");
+  const place = placeOf(row);
   const isFiring = row.episodes.some(({ end }) => end === null);
   return (
     <li>
@@ -81,7 +105,9 @@ function Row({ row, range, onShow }: RowProps) {
             row={row}
             episode={episode}
             range={range}
-            onShow={() => onShow(`${row.rule}, ${describe(row, episode)}`)}
+            onShow={() =>
+              onShow(`${row.rule}, ${describeEpisode(row, episode, agentTime.value)}`)
+            }
           />
         ))}
       </span>
@@ -98,8 +124,8 @@ interface BarProps {
 
 function Bar({ row, episode, range, onShow }: BarProps) {
   const { left, width } = barPosition(episode, range.start, range.end);
-  // An episode that has ended looks different, whatever its severity was.
-  const level = episode.end === null ? severityLevel(row.severity) : "quiet";
+  const level = episodeLevel(row, episode);
+  const text = describeEpisode(row, episode, agentTime.value);
   return (
     <span
       class={`bar ${level} ${episode.end === null ? "lasting" : ""}`}
@@ -107,21 +133,12 @@ function Bar({ row, episode, range, onShow }: BarProps) {
       onMouseEnter={onShow}
       onFocusIn={onShow}
     >
-      <Link to={{ alert: row.alert }} title={describe(row, episode)}>
+      <Link to={{ alert: row.alert }} title={text}>
         <StatusMark level={level} />
-        <span class="hidden">{`${row.rule}: ${describe(row, episode)}`}</span>
+        <span class="hidden">{`${row.rule}: ${text}`}</span>
       </Link>
     </span>
   );
-}
-
-function describe(row: EpisodeRow, { start, end, text }: AlertEpisode): string {
-  const seconds = (end ?? agentTime.value) - start;
-  const length =
-    end === null
-      ? `fires for ${formatDuration(Math.max(0, Math.round(seconds)))}`
-      : `fired for ${formatDuration(Math.round(seconds))}`;
-  return `${row.severity}: ${length} since ${formatTime(start)}: ${text}`;
 }
 
 function Axis({ range }: { range: EpisodeList }) {
@@ -129,7 +146,7 @@ function Axis({ range }: { range: EpisodeList }) {
     <div class="axis" aria-hidden="true">
       {listTicks(range.start, range.end).map((time) => (
         <span key={time} style={{ left: percent(range, time) }}>
-          {formatTime(time, range.end).replace(/:00$/, "")}
+          {axisLabel(time, range.end)}
         </span>
       ))}
     </div>

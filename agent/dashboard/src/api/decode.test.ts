@@ -102,6 +102,7 @@ test("lists follow the order of the update", () => {
     node_start: 1,
     visits,
     trouble: [],
+    ...{ cost_usd: null, tokens: 0, unpriced_tokens: 0 },
   });
   const runs = [run("1", 1), run("2", 1)];
   const first = decode(

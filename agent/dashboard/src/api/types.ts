@@ -58,6 +58,11 @@ export interface RunInProgress {
   node_start: number;
   visits: number;
   trouble: Trouble[];
+  /** Of its calls of models up to now; null if none has a known price. */
+  cost_usd: number | null;
+  tokens: number;
+  /** Of the calls without a price. */
+  unpriced_tokens: number;
 }
 export type Trouble = "retrying" | "looping" | "stuck";
 

@@ -1,5 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useId, useRef, useState } from "preact/hooks";
+import { download, fileName } from "../ui/download";
 import { toCsv, type DataTable } from "./data";
 import { ChartTable } from "./table";
 
@@ -12,51 +13,28 @@ interface FrameProps {
   hasData: boolean;
   children: ComponentChildren;
   note?: ComponentChildren;
+  /** After the title: what a value is for, such as "per 10 s". */
+  per?: string | undefined;
 }
 
 /** A chart with its title, its data as a table, and its exports as CSV and PNG. */
 export function ChartFrame(props: FrameProps) {
-  const { title, subject, table, hasData, children, note } = props;
+  const { title, subject, table, hasData, children, note, per } = props;
   const [isTable, setIsTable] = useState(false);
   const body = useRef<HTMLDivElement>(null);
   const id = useId();
-  const name = fileName(`${subject} ${title}`);
-  const savePng = () => {
-    const canvas = body.current?.querySelector("canvas");
-    if (canvas) void exportPng(canvas, `${subject}: ${title}`, `${name}.png`);
-  };
   return (
     <figure class="chart" aria-labelledby={id}>
       <figcaption>
         <span id={id} class="chart-title">
           {title}
+          {per && <span class="per"> {per}</span>}
         </span>
-        <span class="chart-tools">
-          <button
-            type="button"
-            aria-pressed={isTable}
-            aria-label={`Table of ${title}`}
-            onClick={() => setIsTable(!isTable)}
-          >
-            Table
-          </button>
-          <button
-            type="button"
-            aria-label={`Save ${title} as CSV`}
-            disabled={!hasData}
-            onClick={() => save(csvBlob(table()), `${name}.csv`)}
-          >
-            CSV
-          </button>
-          <button
-            type="button"
-            aria-label={`Save ${title} as PNG`}
-            disabled={isTable || !hasData}
-            onClick={savePng}
-          >
-            PNG
-          </button>
-        </span>
+        <ChartTools
+          {...{ title, subject, table, hasData, isTable }}
+          onTable={setIsTable}
+          picture={() => body.current?.querySelector("canvas") ?? null}
+        />
       </figcaption>
       {isTable ? (
         <ChartTable caption={title} table={table()} />
@@ -68,21 +46,57 @@ export function ChartFrame(props: FrameProps) {
   );
 }
 
+interface ToolsProps extends Pick<
+  FrameProps,
+  "title" | "subject" | "table" | "hasData"
+> {
+  isTable: boolean;
+  onTable: (isTable: boolean) => void;
+  /** Returns what is drawn; null if nothing is. */
+  picture: () => HTMLCanvasElement | null;
+}
+
+/** The buttons of a chart: its data as a table, and its exports. */
+export function ChartTools(props: ToolsProps) {
+  const { title, subject, table, hasData, isTable, onTable, picture } = props;
+  const name = `${subject} ${title}`.trim();
+  const savePng = () => {
+    const canvas = picture();
+    const heading = [subject, title].filter(Boolean).join(": ");
+    if (canvas) void exportPng(canvas, heading, fileName(name, "png"));
+  };
+  return (
+    <span class="chart-tools">
+      <button
+        type="button"
+        aria-pressed={isTable}
+        aria-label={`Table of ${title}`}
+        onClick={() => onTable(!isTable)}
+      >
+        Table
+      </button>
+      <button
+        type="button"
+        aria-label={`Save ${title} as CSV`}
+        disabled={!hasData}
+        onClick={() => download(csvBlob(table()), fileName(name, "csv"))}
+      >
+        CSV
+      </button>
+      <button
+        type="button"
+        aria-label={`Save ${title} as PNG`}
+        disabled={isTable || !hasData}
+        onClick={savePng}
+      >
+        PNG
+      </button>
+    </span>
+  );
+}
+
 const csvBlob = (table: DataTable) =>
   new Blob([toCsv(table)], { type: "text/csv;charset=utf-8" });
-
-function fileName(text: string): string {
-  return text.replace(/[^\p{L}\p{N}.-]+/gu, "-").slice(0, 100);
-}
-
-function save(blob: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  // The download has to begin before its address is released.
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
 
 /** Saves a canvas with its title on the background of the page. */
 async function exportPng(
@@ -109,5 +123,5 @@ async function exportPng(
   context.fillText(title, 8 * scale, 18 * scale);
   context.drawImage(source, 0, head);
   const blob = await new Promise<Blob | null>((done) => canvas.toBlob(done));
-  if (blob) save(blob, name);
+  if (blob) download(blob, name);
 }

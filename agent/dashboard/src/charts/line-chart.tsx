@@ -1,7 +1,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { formatTime } from "../ui/format";
+import { formatDuration, formatTime } from "../ui/format";
 import { resolveColor, scheme, seriesColor } from "./colors";
 import { align, seriesTable, stack, type Episode, type Series } from "./data";
 import { ChartFrame } from "./frame";
@@ -21,6 +21,8 @@ export interface LineChartProps {
   /** Whether the axis ends at 1. */
   isShare?: boolean;
   note?: string | undefined;
+  /** Seconds, for values that are sums over steps. */
+  step?: number | undefined;
 }
 
 const HEIGHT = 168;
@@ -29,7 +31,7 @@ const SYNC = "time";
 
 /** A time series, or several. Gaps are gaps; arrow keys move the cursor. */
 export function LineChart(props: LineChartProps) {
-  const { title, subject, series, unit, note } = props;
+  const { title, subject, series, unit, note, step } = props;
   const latest = useRef(props);
   latest.current = props;
   const hasData = series.some(({ points }) =>
@@ -40,6 +42,7 @@ export function LineChart(props: LineChartProps) {
       title={title}
       subject={subject}
       note={note}
+      per={step === undefined ? undefined : `per ${formatDuration(step)}`}
       hasData={hasData}
       table={() => seriesTable(latest.current.series, unit)}
     >

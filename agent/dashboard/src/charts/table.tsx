@@ -22,10 +22,10 @@ export function ChartTable({ caption, table }: { caption: string; table: DataTab
           </tr>
         </thead>
         <tbody>
-          {table.rows.map((row) => (
-            <tr key={String(row[0])}>
+          {table.rows.map((row, number) => (
+            <tr key={number}>
               {row.map((cell, index) => (
-                <td key={index} class={index ? "number" : undefined}>
+                <td key={index} class={typeof cell === "string" ? undefined : "number"}>
                   {typeof cell === "string" ? cell : formatNumber(cell)}
                 </td>
               ))}

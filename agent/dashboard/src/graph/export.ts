@@ -63,17 +63,3 @@ export async function drawPicture(svg: SVGSVGElement, scene: Scene): Promise<Blo
     ),
   );
 }
-
-/** Offers data as a file. */
-export function download(data: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(data);
-  link.download = name;
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
-/** Returns the file name of a picture of a graph. */
-export function fileName(graph: string, extension: "svg" | "png"): string {
-  return `${graph.replace(/[^\p{L}\p{N}._-]+/gu, "-") || "graph"}.${extension}`;
-}

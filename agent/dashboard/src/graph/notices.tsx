@@ -1,6 +1,4 @@
 // What the reader must know about the drawing, in words.
-import type { EndedRun } from "../api/types";
-import { describeReason } from "../runs/order";
 import { COMPARISONS, hasFigures } from "./compare";
 import { Link } from "../ui/link";
 import type { TopologyTree } from "./load";
@@ -14,8 +12,8 @@ interface NoticesProps {
   tree: TopologyTree | null;
   earlier: TopologyTree | null;
   options: GraphOptions;
-  run: EndedRun | null;
-  isRunMissing: boolean;
+  /** What is known of the run of the address. */
+  runText: string | null;
   /** Nodes of the run that are not in the drawing. */
   missing: readonly string[];
 }
@@ -29,7 +27,7 @@ export function Notices(props: NoticesProps) {
           {notice}
         </p>
       ))}
-      {(props.run || props.isRunMissing) && (
+      {props.runText !== null && (
         <Link to={{ run: null }}>Show the graph without the run</Link>
       )}
     </div>
@@ -37,8 +35,7 @@ export function Notices(props: NoticesProps) {
 }
 
 function listNotices(props: NoticesProps): string[] {
-  const { error, scene, isDrawn, tree, earlier, options, run, isRunMissing, missing } =
-    props;
+  const { error, scene, isDrawn, tree, earlier, options, runText, missing } = props;
   const notices: string[] = [];
   if (error) notices.push(`The graph could not be loaded: ${error.message}`);
   if (scene && !isDrawn) {
@@ -57,21 +54,7 @@ function listNotices(props: NoticesProps): string[] {
       `No executions in the period to compare with (${COMPARISONS[options.compare!]}).`,
     );
   }
-  if (run) notices.push(describeRun(run));
+  if (runText !== null) notices.push(runText);
   if (missing.length) notices.push(`Not in the drawing: ${missing.join(", ")}.`);
-  if (isRunMissing) notices.push("The details of this run are no longer kept.");
   return notices;
-}
-
-function describeRun(run: EndedRun): string {
-  const name = run.run || "without id";
-  const path = describeKnowledge(run);
-  return `Run ${name} ended at ${run.node}: ${describeReason(run.reason, run.action)}.${path}`;
-}
-
-function describeKnowledge({ path, path_visits, visits }: EndedRun): string {
-  if (!path.length) return " Its path is not known.";
-  if (path.length === visits) return "";
-  const counts = path_visits.length ? ", and how often it came there" : "";
-  return ` It made ${visits} visits; the numbers are the order of first visits${counts}.`;
 }

@@ -25,11 +25,11 @@ interface GraphPageProps {
   graph: string;
   /** A run to show as a path. */
   run: EndedRun | null;
-  /** The address names a run that the agent does not know. */
-  isRunMissing: boolean;
+  /** What is known of the run of the address. */
+  runText: string | null;
 }
 
-export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
+export function GraphPage({ graph, run, runText }: GraphPageProps) {
   const current = route.value;
   const options = readOptions(current.options);
   const { tree, earlier, error, period, isLoading } = useTopology(
@@ -92,8 +92,7 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
         tree={tree}
         earlier={earlier}
         options={options}
-        run={run}
-        isRunMissing={isRunMissing}
+        runText={runText}
         missing={marks.missing}
       />
       {options.replay !== null && (

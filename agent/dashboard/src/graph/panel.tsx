@@ -4,6 +4,7 @@ import { formatCount, formatDuration, formatMoney, formatShare } from "../ui/for
 import { Link } from "../ui/link";
 import type { Differences } from "./compare";
 import { StatusShape } from "./marks";
+import { RunsHere } from "./runs-here";
 import { perRunText, points, signed } from "./words";
 import type { GraphEdge, GraphNode } from "./model";
 import type { SceneNode } from "./scene";
@@ -75,6 +76,9 @@ export function NodePanel(props: PanelProps) {
           </div>
         ))}
       </dl>
+      {node.in_flight > 0 && (
+        <RunsHere service={model.service} graph={model.graph} node={node.node} />
+      )}
       {props.differences && props.comparison && (
         <Difference
           node={node}

@@ -1,11 +1,12 @@
 // The controls above the graph.
 import { useState } from "preact/hooks";
 import { COMPARISONS } from "./compare";
-import { download, drawDocument, drawPicture, fileName } from "./export";
+import { drawDocument, drawPicture } from "./export";
 import type { Selection } from "./filter";
 import { setOptions, type GraphOptions } from "./options";
 import type { Scene } from "./scene";
 import { describeSelection, SearchField } from "./search-field";
+import { download, fileName } from "../ui/download";
 
 const EMPTY: Selection = { keys: null, nodes: 0, edges: 0, error: null };
 

@@ -57,8 +57,12 @@ interface LinesProps {
   lines: Record<string, Polled<QueryResult>>;
 }
 
+// The other units are of values that do not depend on the length of a step.
+const SUMS = new Set(["executions", "calls", "usd"]);
+
 /** Metrics over time, by the name of their line. */
 export function Lines({ title, subject, unit, lines }: LinesProps) {
+  const [first] = Object.values(lines);
   return (
     <Loaded title={title} results={Object.values(lines)}>
       <LineChart
@@ -66,6 +70,7 @@ export function Lines({ title, subject, unit, lines }: LinesProps) {
         subject={subject}
         unit={unit}
         range={currentRange()}
+        step={SUMS.has(unit) ? first?.value?.step : undefined}
         series={Object.entries(lines).flatMap(([name, { value }]) =>
           namedSeries(value, name),
         )}
@@ -103,6 +108,7 @@ export function Breakdown(props: BreakdownProps) {
         subject={subject}
         unit={unit}
         range={currentRange()}
+        step={result.value?.step}
         isStacked
         series={series.slice(0, MAX_LINES)}
         note={left ? `${left} more with fewer events are not drawn.` : undefined}

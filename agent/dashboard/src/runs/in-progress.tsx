@@ -1,5 +1,6 @@
 import type { RunInProgress, Trouble } from "../api/types";
 import { agentTime } from "../state/live";
+import { route } from "../state/route";
 import { Badge, type Level } from "../ui/badge";
 import { exact, formatCount, formatDuration, formatTime } from "../ui/format";
 import { Link } from "../ui/link";
@@ -7,6 +8,7 @@ import { Empty } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
 import { graphRoute, RunName } from "./name";
 import { TROUBLES } from "./order";
+import { describeCost, exactCost } from "./words";
 
 const LEVELS: Record<Trouble, Level> = {
   stuck: "bad",
@@ -53,6 +55,14 @@ const COLUMNS: Column<RunInProgress>[] = [
     title: (run) => exact(run.visits, "node visits so far"),
   },
   {
+    key: "cost",
+    label: "Cost so far",
+    isNumeric: true,
+    value: (run) => run.cost_usd,
+    cell: describeCost,
+    title: exactCost,
+  },
+  {
     key: "process",
     label: "Process",
     isMinor: true,
@@ -62,6 +72,7 @@ const COLUMNS: Column<RunInProgress>[] = [
 
 /** The runs in progress, in the order given. */
 export function InProgressTable({ runs }: { runs: readonly RunInProgress[] }) {
+  const selected = route.value.run;
   return (
     <Table
       id="runs-in-progress"
@@ -69,7 +80,9 @@ export function InProgressTable({ runs }: { runs: readonly RunInProgress[] }) {
       columns={COLUMNS}
       rows={runs}
       rowKey={(run) => JSON.stringify([run.client, run.graph, run.run])}
-      rowClass={(run) => (run.trouble.length ? "troubled" : "")}
+      rowClass={(run) =>
+        `${run.trouble.length ? "troubled" : ""} ${run.run === selected ? "selected" : ""}`
+      }
       empty={<Empty title="No run is in progress." />}
     />
   );

@@ -8,6 +8,8 @@ import {
   sortInProgress,
 } from "./order";
 
+const FREE = { cost_usd: null, tokens: 0, unpriced_tokens: 0 };
+
 function run(name: string, start: number, ...trouble: Trouble[]): RunInProgress {
   const place = {
     service: "shop",
@@ -16,7 +18,16 @@ function run(name: string, start: number, ...trouble: Trouble[]): RunInProgress 
     client: "1",
     host: "h",
   };
-  return { ...place, run: name, pid: 1, start, node_start: start, visits: 1, trouble };
+  return {
+    ...place,
+    run: name,
+    pid: 1,
+    start,
+    node_start: start,
+    visits: 1,
+    trouble,
+    ...FREE,
+  };
 }
 
 describe("sortInProgress", () => {

@@ -24,3 +24,12 @@ export function findEntries<T extends Entry>(entries: readonly T[], text: string
   // The sort is stable: equal ranks keep their order.
   return ranked.sort(([a], [b]) => a - b).map(([, entry]) => entry);
 }
+
+/**
+ * Returns how the id of a run begins, if the text may be one: the agent is asked for runs
+ * that have ended. An id is one word, and a shorter beginning fits too many.
+ */
+export function runPrefix(text: string): string | null {
+  const word = text.trim();
+  return word.length >= 2 && !/\s/.test(word) ? word : null;
+}

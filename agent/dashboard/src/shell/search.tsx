@@ -1,23 +1,26 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Rule } from "../alerts/types";
+import type { EndedRun, RunInProgress, Runs } from "../api/types";
 import type { ModelCalls } from "../node/types";
 import { live } from "../state/live";
-import { useRequest } from "../state/polled";
+import { request } from "../api/client";
+import { usePolled, useRequest } from "../state/polled";
 import { navigate, type Route } from "../state/route";
 import { Dialog } from "../ui/dialog";
+import { formatTime } from "../ui/format";
 import { NOTHING, VIEWS } from "./navigation";
-import { findEntries, type Entry } from "./search-entries";
+import { findEntries, runPrefix, type Entry } from "./search-entries";
 
 type Target = Entry & { to: Partial<Route> };
 
 const MAX_SHOWN = 12;
 
-/** Searches everything that has a name, from views to processes. */
+/** Searches everything that has a name or an id, from views to runs that ended. */
 export function Search({ onClose }: { onClose: () => void }) {
   const [text, setText] = useState("");
   const [active, setActive] = useState(0);
   const input = useRef<HTMLInputElement>(null);
-  const targets = useTargets();
+  const targets = [...useTargets(), ...useRuns(runPrefix(text))];
   const matches = findEntries(targets, text).slice(0, MAX_SHOWN);
   useLayoutEffect(() => input.current?.focus(), []);
   const open = (target: Target | undefined) => {
@@ -68,7 +71,9 @@ export function Search({ onClose }: { onClose: () => void }) {
           </li>
         ))}
       </ul>
-      {matches.length === 0 && <p class="quiet">Nothing has a name like “{text}”.</p>}
+      {matches.length === 0 && (
+        <p class="quiet">Nothing has a name or an id like “{text}”.</p>
+      )}
     </Dialog>
   );
 }
@@ -79,6 +84,48 @@ interface Process {
   host: string;
   pid: number;
 }
+
+/** Runs whose id begins like this: ended ones, and what the stream has no room for. */
+function useRuns(prefix: string | null): Target[] {
+  const { value } = usePolled<Runs>(
+    prefix,
+    (stop) =>
+      request<Runs>(
+        "api/v1/runs",
+        { run_prefix: prefix, limit: MAX_SHOWN },
+        { signal: stop },
+      ),
+    null,
+  );
+  return useMemo(() => {
+    const known = new Set(live.value?.runs.map(({ run }) => run));
+    return [
+      ...(value?.in_progress ?? [])
+        .filter(({ run }) => !known.has(run))
+        .map(progressTarget),
+      ...(value?.ended ?? []).map(endedTarget),
+    ];
+  }, [value]);
+}
+
+function progressTarget({ service, graph, run, node }: RunInProgress): Target {
+  const place = placeText(service, graph);
+  return target("Run", run, `${place}, in progress at ${node}`, {
+    view: "runs",
+    ...{ service, graph, run },
+  });
+}
+
+function endedTarget({ service, graph, run, node, outcome, time }: EndedRun): Target {
+  const end = outcome === "error" ? "failed at" : "went on after a failure at";
+  const place = placeText(service, graph);
+  return target("Run", run, `${place}, ${end} ${node}, ${formatTime(time)}`, {
+    view: "graph",
+    ...{ service, graph, run },
+  });
+}
+
+const placeText = (...names: string[]) => names.filter(Boolean).join(" / ");
 
 /** All targets: those of the stream at once, the others when they have arrived. */
 function useTargets(): Target[] {
@@ -121,19 +168,12 @@ function listTargets(): Target[] {
       target("Graph", graph, service, { view: "graph", service, graph }),
     ),
     ...nodes.map(({ service, graph, node }) =>
-      target("Node", node, [service, graph].filter(Boolean).join(" / "), {
+      target("Node", node, placeText(service, graph), {
         view: "node",
         ...{ service, graph, node },
       }),
     ),
-    ...runs.map(({ service, graph, run }) =>
-      target("Run", run, `${service} / ${graph}`, {
-        view: "runs",
-        service,
-        graph,
-        run,
-      }),
-    ),
+    ...runs.map(progressTarget),
     ...alerts.map(({ id, rule, summary }) =>
       target("Alert", rule, summary, { view: "alerts", alert: id }),
     ),

@@ -2,6 +2,7 @@ import type { Runs } from "../api/types";
 import "../graph/graph.css";
 import { GraphPage } from "../graph/page";
 import { GraphTable } from "../overview/graphs";
+import { describeRun } from "../runs/words";
 import { live } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
@@ -12,7 +13,7 @@ export function GraphView() {
   const { graph, run } = route.value;
   if (graph === null) return <GraphList />;
   return run === null ? (
-    <GraphPage key={graph} graph={graph} run={null} isRunMissing={false} />
+    <GraphPage key={graph} graph={graph} run={null} runText={null} />
   ) : (
     <GraphOfRun key={graph} graph={graph} run={run} />
   );
@@ -20,12 +21,12 @@ export function GraphView() {
 
 function GraphOfRun({ graph, run }: { graph: string; run: string }) {
   const { value } = useRequest<Runs>("api/v1/runs", { run, graph }, null);
-  const found = value?.ended.find((each) => each.run === run) ?? null;
+  const ended = value?.ended.find((each) => each.run === run) ?? null;
   return (
     <GraphPage
       graph={graph}
-      run={found}
-      isRunMissing={value !== null && found === null}
+      run={ended}
+      runText={value && describeRun(run, ended, value.in_progress)}
     />
   );
 }

@@ -147,9 +147,14 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       <Figure
         label="Overhead"
         exact={exact(agent.memory_bytes, "bytes of memory")}
-        note={`${formatBytes(agent.memory_bytes)}, store ${formatBytes(agent.store_bytes)}`}
+        note={[
+          cpu !== null && `${cpu} % CPU`,
+          `store ${formatBytes(agent.store_bytes)}`,
+        ]
+          .filter(Boolean)
+          .join(", ")}
       >
-        {cpu === null ? "–" : `${cpu} % CPU`}
+        {formatBytes(agent.memory_bytes)}
       </Figure>
     </dl>
   );

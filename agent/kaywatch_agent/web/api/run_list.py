@@ -1,4 +1,8 @@
-"""Runs: those in progress, in trouble first; failed ones; and how runs ended."""
+"""Runs: those in progress, in trouble first; failed ones; and how runs ended.
+
+The agent knows single runs by the details of their failures. So a run that completed is
+known if one of its failures was hidden by a retry, a fallback or `on_error`.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +35,23 @@ class RunsQuery(Struct, frozen=True):
     service: Service | None = None
     graph: Graph | None = None
     run: Annotated[Name, Meta(description="Only this run.")] | None = None
+    run_prefix: (
+        Annotated[
+            Name,
+            Meta(description="Only runs whose id begins with this.", examples=["5f3a"]),
+        ]
+        | None
+    ) = None
     window: WindowText | None = None
     end: EndText | None = None
     limit: Limit = 100
 
 
 class EndedRun(ResponseBody):
-    """One failed run, as its failure describes it; `path` ends with the failed node.
+    """One run, as its last failure describes it; `path` ends with the failed node.
+
+    `outcome` is that of the failure. Unless it is `error`, the run went on after it, so
+    `reason` is `unknown`.
 
     `path_visits` has the visits of each node of `path`; it is empty if each was visited
     once. The failed node is last again if it was visited before, and counted only once.
@@ -102,7 +116,7 @@ def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
             for run in list_in_progress(snapshot)
             if _matches(query, run.service, run.graph, run.run)
         ],
-        ended=_list_failed_runs(snapshot, window, query),
+        ended=_list_ended_runs(snapshot, window, query),
         ends=_ends(snapshot, window, query),
         visits=_visits(snapshot, window, query),
     )
@@ -116,28 +130,46 @@ def _matches(query: RunsQuery, service: str, graph: str, run: str) -> bool:
         query.service in (None, service)
         and query.graph in (None, graph)
         and query.run in (None, run)
+        and run.startswith(query.run_prefix or "")
     )
 
 
-def _list_failed_runs(
+def _list_ended_runs(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
 ) -> list[EndedRun]:
-    """Return failed runs, the latest first."""
+    """Return failed runs, the latest first; by id also those that went on."""
+    by_id = query.run is not None or query.run_prefix is not None
     failures = [
         failure
         for failure in snapshot.view.failures
         # An execution outside any run has no run to list.
         if failure.run
-        and failure.outcome == "error"
+        and (by_id or failure.outcome == "error")
         and (window.seconds is None or window.start <= failure.time < window.end)
         and _matches(query, failure.service, failure.graph, failure.run)
     ]
-    # Of several failed nodes of one run, the last one ended it.
+    # Of several failures of one run, an error ended it, or else the last one counts.
+    failures.sort(key=lambda failure: failure.outcome == "error")
     runs = {
         (failure.client, failure.graph, failure.run): failure for failure in failures
     }
-    latest = sorted(runs.values(), key=lambda failure: -failure.time)
-    return [_ended(failure) for failure in latest[: query.limit]]
+    in_progress = _in_progress(snapshot) if by_id else set()
+    ended = [
+        failure
+        for key, failure in runs.items()
+        if failure.outcome == "error" or key not in in_progress
+    ]
+    ended.sort(key=lambda failure: -failure.time)
+    return [_ended(failure) for failure in ended[: query.limit]]
+
+
+def _in_progress(snapshot: AgentSnapshot) -> set[tuple[str, str, str]]:
+    """Return the client, the graph and the id of each run in progress."""
+    return {
+        (activity.client, execution.graph, execution.run)
+        for activity in snapshot.activities
+        for execution in activity.in_flight
+    }
 
 
 def _ended(failure: FailureRecord) -> EndedRun:
@@ -151,7 +183,7 @@ def _ended(failure: FailureRecord) -> EndedRun:
         time=failure.time,
         seconds=max(0.0, failure.time - start),
         outcome=failure.outcome,
-        reason=EndReason.ERROR,
+        reason=EndReason.ERROR if failure.outcome == "error" else EndReason.UNKNOWN,
         node=failure.node,
         action="",
         visits=max(1, failure.visits),

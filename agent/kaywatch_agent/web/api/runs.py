@@ -32,7 +32,8 @@ class RunInProgress(ResponseBody):
     `retrying`: its last two calls of `exec` failed, in one node or in several; one that
     succeeds ends it. `looping`: it has visited a node more often than the rule
     `unusual_loop` allows. `stuck`: it has been in its node for longer than the rule
-    `stuck` allows. `start` is 0 if it is unknown.
+    `stuck` allows. `start` is 0 if it is unknown. `cost_usd` is what its calls of
+    models have cost up to now, as far as their prices are known; null if none is.
     """
 
     service: str
@@ -46,6 +47,11 @@ class RunInProgress(ResponseBody):
     node_start: Moment
     visits: Annotated[int, Meta(ge=0, description="of nodes, without the present one")]
     trouble: list[Trouble]
+    cost_usd: Annotated[float, Meta(ge=0)] | None
+    tokens: Annotated[float, Meta(ge=0, description="of its calls of models")]
+    unpriced_tokens: Annotated[
+        float, Meta(ge=0, description="of those without a price")
+    ]
 
     @property
     def key(self) -> str:
@@ -89,6 +95,10 @@ def _run(
     activity: ClientActivity, executions: list[InFlight], trouble: _TroubleFinder
 ) -> RunInProgress:
     latest = executions[-1]
+    # Each execution reports the cost of the whole run.
+    tokens, unpriced, cost = max(
+        (one.tokens, one.unpriced_tokens, one.cost_usd) for one in executions
+    )
     return RunInProgress(
         service=activity.service,
         graph=latest.graph,
@@ -101,6 +111,9 @@ def _run(
         node_start=latest.start,
         visits=max(execution.visits for execution in executions),
         trouble=trouble.of(activity, executions),
+        cost_usd=cost if cost or tokens > unpriced else None,
+        tokens=tokens,
+        unpriced_tokens=unpriced,
     )
 
 

@@ -110,6 +110,59 @@ def test_a_failed_run_has_its_path(
     assert served.get("/api/v1/runs", window="5m", end="-30m")["ended"] == []
 
 
+class Quote(Node):
+    """Fails, and answers by its fallback."""
+
+    def exec(self, _: Any) -> None:
+        raise TimeoutError("no quote")
+
+    def exec_fallback(self, _: Any, error: Exception) -> None:
+        return None
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_run_that_went_on_after_a_failure_is_found_by_its_id(served: Served) -> None:
+    load, quote = Load(), Quote()
+    load >> quote >> Load()
+    with served.recording("shop"):
+        kaywatch.name(Flow(start=load), "offer").run({})
+    assert served.get("/api/v1/runs")["ended"] == []
+    (failure,) = served.get("/api/v1/failures")["failures"]
+
+    def found(**query: str) -> list[dict[str, Any]]:
+        ended: list[dict[str, Any]] = served.get("/api/v1/runs", **query)["ended"]
+        return ended
+
+    (run,) = found(run_prefix=failure["run"][:4])
+    assert (run["run"], run["node"]) == (failure["run"], "Quote")
+    assert (run["outcome"], run["reason"]) == ("fallback", "unknown")
+    assert run["path"] == ["Load", "Quote"]
+    assert found(run=failure["run"]) == [run]
+    assert found(run=failure["run"][:4]) == []
+    assert found(run_prefix=failure["run"] + "0") == []
+
+
+def test_a_run_in_progress_is_not_among_those_that_ended(served: Served) -> None:
+    now = time.time()
+    failure = {"graph": "offer", "node": "Quote", "type": "TimeoutError", "time": now}
+    batch = {
+        "type": "batch",
+        "v": 1,
+        "service": "shop",
+        "failures": [
+            {**failure, "outcome": 3, "run": "5f-1"},
+            {**failure, "outcome": 3, "run": "5f-2"},
+            {**failure, "run": "5f-3"},
+        ],
+        "in_flight": [["offer", "Pay", now, run] for run in ("5f-1", "5f-3")],
+    }
+    served.receive([batch], "one")
+    runs = served.get("/api/v1/runs", run_prefix="5f-")
+    assert {run["run"] for run in runs["in_progress"]} == {"5f-1", "5f-3"}
+    # An error may have ended it since the client last reported what is in flight.
+    assert {run["run"] for run in runs["ended"]} == {"5f-2", "5f-3"}
+
+
 @pytest.mark.usefixtures("instrumented")
 def test_a_run_in_progress_is_where_it_is(served: Served) -> None:
     Pay.entered.clear()
@@ -128,6 +181,33 @@ def test_a_run_in_progress_is_where_it_is(served: Served) -> None:
     (flight,) = flights
     assert (flight.node, flight.visits, flight.failed_attempts) == ("Pay", 1, 0)
     assert began - 0.01 <= flight.run_started <= flight.started
+
+
+def test_a_run_in_progress_has_its_cost(served: Served) -> None:
+    now = time.time()
+    costs = {
+        "5f-1": [0.25, 1200, 0],
+        "5f-2": [0.25, 1200, 400],
+        "5f-3": [0, 900, 900],
+        "5f-4": [],
+        # Two of its nodes are in flight: both report the cost of the run.
+        "5f-5": [0.5, 70, 0],
+    }
+    flights = [["g", "ask", now, run, 1, now, 0, *cost] for run, cost in costs.items()]
+    flights.append(["g", "think", now, "5f-5", 1, now, 0, 0.5, 70, 0])
+    batch = {"type": "batch", "v": 1, "service": "shop", "in_flight": flights}
+    served.receive([batch], "one")
+    runs = served.get("/api/v1/runs")["in_progress"]
+    assert {
+        run["run"]: (run["cost_usd"], run["tokens"], run["unpriced_tokens"])
+        for run in runs
+    } == {
+        "5f-1": (0.25, 1200, 0),
+        "5f-2": (0.25, 1200, 400),
+        "5f-3": (None, 900, 900),
+        "5f-4": (None, 0, 0),
+        "5f-5": (0.5, 70, 0),
+    }
 
 
 def test_changes_are_the_latest_first() -> None:

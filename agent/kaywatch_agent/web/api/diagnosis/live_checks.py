@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kaywatch_agent.model.alerts import Severity
+from kaywatch_agent.units import money
 from kaywatch_agent.web.api.diagnosis.evidence import NodeEvidence
 from kaywatch_agent.web.api.diagnosis.problem import Place, ProblemKind, ProblemView
 from kaywatch_agent.web.api.runs import RunInProgress, list_in_progress
@@ -63,7 +64,8 @@ def _runaway(place: Place, runs: list[RunInProgress]) -> ProblemView:
     worst = max(runs, key=lambda run: run.visits)
     text = "a run goes in circles"
     visits = f"{worst.visits:,} node visits so far"
-    details = [visits, f"now at {worst.node}", f"pid {worst.pid}", *_others(runs)]
+    where = [f"now at {worst.node}", f"pid {worst.pid}"]
+    details = [visits, *_cost(worst), *where, *_others(runs)]
     return _problem(
         "runaway", "error", place, text, details, since=worst.start, run=worst.run
     )
@@ -72,10 +74,20 @@ def _runaway(place: Place, runs: list[RunInProgress]) -> ProblemView:
 def _stuck(place: Place, runs: list[RunInProgress]) -> ProblemView:
     first = min(runs, key=lambda run: run.node_start)
     text = "a run is stuck here"
-    details = [f"pid {first.pid}", *_others(runs)]
+    details = [*_cost(first), f"pid {first.pid}", *_others(runs)]
     return _problem(
         "stuck", "warning", place, text, details, since=first.node_start, run=first.run
     )
+
+
+def _cost(run: RunInProgress) -> list[str]:
+    """Return what the run's calls of models have cost so far, if it made any."""
+    unpriced = f"{run.unpriced_tokens:,.0f} tokens"
+    if run.cost_usd is None:
+        return [f"{unpriced} without a price so far"] if run.unpriced_tokens else []
+    text = f"{money(run.cost_usd)} so far"
+    more = f", and {unpriced} without a price" if run.unpriced_tokens else ""
+    return [f"{text}{more}"]
 
 
 def _others(runs: list[RunInProgress]) -> list[str]:
