@@ -133,15 +133,7 @@ def open_view(page: Page, agent: Agent, view: str) -> Page:
 
 def updates(browser: Browser, agent: Agent, effort: Effort) -> list[Row]:
     """Measure the main thread's time per update, and the growth of the heap."""
-    sessions: dict[str, CDPSession] = {}
-    with contextlib.ExitStack() as stack:
-        for view in VIEWS:
-            context = stack.enter_context(browser.new_context())
-            page = open_view(context.new_page(), agent, view)
-            sessions[view] = context.new_cdp_session(page)
-            # CPU time, which the load of the machine does not change.
-            domain = {"timeDomain": "threadTicks"}
-            sessions[view].send("Performance.enable", domain)
+    with open_sessions(browser, agent) as sessions:
         time.sleep(effort.whole(SETTLE_SECONDS, 1))
         busy = measure_busy(sessions, effort)
         growth, notes = measure_growth(sessions, effort.of(HEAP_SECONDS, 2))
@@ -165,6 +157,21 @@ def updates(browser: Browser, agent: Agent, effort: Effort) -> list[Row]:
             for view in growth
         ),
     ]
+
+
+@contextlib.contextmanager
+def open_sessions(browser: Browser, agent: Agent) -> Iterator[dict[str, CDPSession]]:
+    """Open each view in a profile of its own, with its performance metrics."""
+    sessions: dict[str, CDPSession] = {}
+    with contextlib.ExitStack() as stack:
+        for view in VIEWS:
+            context = stack.enter_context(browser.new_context())
+            page = open_view(context.new_page(), agent, view)
+            sessions[view] = context.new_cdp_session(page)
+            # CPU time, which the load of the machine does not change.
+            domain = {"timeDomain": "threadTicks"}
+            sessions[view].send("Performance.enable", domain)
+        yield sessions
 
 
 def measure_busy(
