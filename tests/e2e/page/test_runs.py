@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,14 @@ def test_why_runs_ended_equals_the_graph_s_statistics(
         ends.get_by_role("row", name=re.compile("end of the graph"))
     ).to_contain_text("5")
     expect(ends.get_by_role("row", name=re.compile("exception"))).to_contain_text("2")
+    with page.expect_download() as saved:
+        ends.get_by_role("button", name="CSV").click()
+    with saved.value.path().open(newline="") as file:
+        runs = {row["reason"]: row["runs"] for row in csv.DictReader(file)}
+    assert runs == {"no_successors": "5", "error": "2"}
+    with page.expect_download() as saved:
+        ends.get_by_role("button", name="PNG").click()
+    assert saved.value.path().read_bytes().startswith(b"\x89PNG")
 
 
 def search(page: Page, text: str) -> Locator:

@@ -1,20 +1,18 @@
 import { useState } from "preact/hooks";
 import "./timeline.css";
-import { ChartTools } from "../charts/frame";
-import { ChartTable } from "../charts/table";
+import { ChartPanel } from "../charts/panel";
 import { agentTime } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
 import { severityLevel, StatusMark } from "../ui/badge";
 import { formatTime } from "../ui/format";
 import { Link } from "../ui/link";
-import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
+import { Empty, ErrorNotice, Skeleton } from "../ui/panel";
 import { axisLabel, barPosition, listTicks } from "./axis";
 import { describeEpisode, episodeLevel, episodeTable, placeOf } from "./episodes";
 import { drawEpisodes } from "./picture";
 import type { AlertEpisode, EpisodeList, EpisodeRow } from "./types";
 
-const TITLE = "When alerts fired";
 const REFRESH_SECONDS = 5;
 
 /** When alerts fired within the time range: a row for each alert, a bar for each episode. */
@@ -25,37 +23,25 @@ export function EpisodeTimeline({ service }: { service: string | null }) {
     { service, window, end },
     end === null ? REFRESH_SECONDS : null,
   );
-  const [isTable, setIsTable] = useState(false);
   const hasData = value !== null && value.alerts.length > 0;
   return (
-    <Panel
-      title={TITLE}
-      actions={
-        <span class="panel-actions">
-          <span class="quiet">
-            {value && `${formatTime(value.start)} to ${formatTime(value.end)}`}
-          </span>
-          <ChartTools
-            title={TITLE}
-            subject={service ?? ""}
-            table={() => episodeTable(value!, agentTime.value)}
-            {...{ hasData, isTable }}
-            onTable={setIsTable}
-            picture={() => drawEpisodes(value!)}
-          />
+    <ChartPanel
+      title="When alerts fired"
+      subject={service ?? ""}
+      table={() => episodeTable(value!, agentTime.value)}
+      hasData={hasData}
+      picture={() => drawEpisodes(value!)}
+      info={
+        <span class="quiet">
+          {value && `${formatTime(value.start)} to ${formatTime(value.end)}`}
         </span>
       }
     >
       {error && <ErrorNotice error={error} />}
       {!value && !error && <Skeleton />}
       {value && !hasData && <Empty title={`No alert fired within ${window}.`} />}
-      {hasData &&
-        (isTable ? (
-          <ChartTable caption={TITLE} table={episodeTable(value, agentTime.value)} />
-        ) : (
-          <Bars list={value} />
-        ))}
-    </Panel>
+      {hasData && <Bars list={value} />}
+    </ChartPanel>
   );
 }
 

@@ -1,5 +1,6 @@
+import { drawBars } from "../charts/bars";
+import { ChartPanel } from "../charts/panel";
 import { formatDuration, formatShare } from "../ui/format";
-import { Panel } from "../ui/panel";
 import type { NodeStats } from "./types";
 
 const PHASES = [
@@ -10,17 +11,35 @@ const PHASES = [
 ] as const;
 
 /** How the time of an execution is divided; nothing for nodes that do not report it. */
-export function Phases({ stats }: { stats: NodeStats }) {
+export function Phases({ node, stats }: { node: string; stats: NodeStats }) {
   if (stats.avg_exec_time === null) return null;
   const times = PHASES.map(([name, colour]) => ({
-    name,
+    name: name === "wait" ? "wait between attempts" : name,
     colour,
     seconds: stats[`avg_${name}_time`] ?? 0,
   }));
   const total = times.reduce((sum, { seconds }) => sum + seconds, 0);
   let left = 0;
   return (
-    <Panel title="Where the time goes, on average">
+    <ChartPanel
+      title="Where the time goes, on average"
+      subject={node}
+      hasData={total > 0}
+      table={() => ({
+        header: ["part", "seconds"],
+        rows: times.map(({ name, seconds }) => [name, seconds]),
+      })}
+      picture={() =>
+        drawBars(
+          times.map(({ name, colour, seconds }) => ({
+            label: name,
+            share: seconds / total,
+            text: formatDuration(seconds),
+            color: colour,
+          })),
+        )
+      }
+    >
       <svg
         class="share-bar"
         viewBox="0 0 100 6"
@@ -44,13 +63,12 @@ export function Phases({ stats }: { stats: NodeStats }) {
       <ul class="shares">
         {times.map(({ name, colour, seconds }) => (
           <li key={name}>
-            <Swatch name={colour} /> {name === "wait" ? "wait between attempts" : name}{" "}
-            <b>{formatDuration(seconds)}</b>{" "}
+            <Swatch name={colour} /> {name} <b>{formatDuration(seconds)}</b>{" "}
             <span class="note">{formatShare(total ? seconds / total : null)}</span>
           </li>
         ))}
       </ul>
-    </Panel>
+    </ChartPanel>
   );
 }
 

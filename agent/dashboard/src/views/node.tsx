@@ -63,7 +63,7 @@ function SelectedNode({ node }: { node: string }) {
       <NodeCharts node={node} />
       {stats && (
         <div class="columns">
-          <Phases stats={stats} />
+          <Phases node={node} stats={stats} />
           <ErrorTable errors={stats.errors} />
           <CustomTable custom={stats.custom} />
         </div>

@@ -47,12 +47,8 @@ export function RunsView() {
       </Panel>
       {runs && (
         <div class="columns">
-          <Panel title="Visits per run">
-            <RunLengths rows={runs.visits} />
-          </Panel>
-          <Panel title="Why runs ended">
-            <EndReasons rows={runs.ends.filter(isOwn)} />
-          </Panel>
+          <RunLengths subject={graph ?? service ?? ""} rows={runs.visits} />
+          <EndReasons subject={graph ?? service ?? ""} rows={runs.ends.filter(isOwn)} />
         </div>
       )}
       <Panel title="Failed runs">
