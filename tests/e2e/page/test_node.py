@@ -16,6 +16,19 @@ from tests.e2e.page.conftest import read_exact, read_stats
 HOSTILE = "<img src=x onerror=alert(1)>"
 APPLICATION = f"""
 import kaywatch
+from pocketflow import Flow, Node
+
+class Quote(Node):
+    def exec(self, prepared):
+        raise TimeoutError("no quote")
+
+    def exec_fallback(self, prepared, error):
+        return None
+
+kaywatch.instrument()
+flow = kaywatch.name(Flow(start=Quote(max_retries=2)), "shop")
+for number in range(3):
+    flow.run({{}})
 for number in range(40):
     with kaywatch.execution("shop", "pay") as span:
         kaywatch.record_llm(
@@ -72,6 +85,32 @@ def test_the_figures_are_those_of_kaywatch_stats(
         stats["p95_execution_time"], rel=1e-12
     )
     assert "$10.00" in figure(page, "Cost")
+
+
+def test_failures_that_attempts_hid_are_shown(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_node(shop, open_page, "Quote")
+    stats = read_stats(shop, "Quote", "--window", "1h")
+    assert (stats["total_retries"], stats["outcomes"]["fallback"]) == (3, 3)
+    assert figure(page, "Retries").startswith("3")
+    assert figure(page, "Hidden failures") == "3"
+    errors = page.get_by_role("region", name="Errors")
+    row = errors.get_by_role("row").filter(has_text="TimeoutError")
+    expect(row.first).to_contain_text("exec")
+
+
+def test_the_heatmap_has_every_execution(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_node(shop, open_page, "pay")
+    heatmap = page.get_by_role("figure", name="Latency heatmap")
+    expect(heatmap.locator("canvas")).to_be_visible()
+    with page.expect_download() as saved:
+        heatmap.get_by_role("button", name="CSV").click()
+    with saved.value.path().open(newline="") as file:
+        cells = [*csv.DictReader(file)]
+    assert sum(float(cell["executions"]) for cell in cells) == 40
 
 
 def test_a_name_and_a_message_of_markup_are_text(

@@ -1,13 +1,21 @@
+import { Fragment } from "preact";
 import type { Route } from "../state/route";
 import { Link } from "../ui/link";
 
 /** The labels of an alert, with a link to its node or graph. */
 export function Labels({ labels }: { labels: Record<string, string> }) {
-  const text = Object.entries(labels)
-    .map(([name, value]) => `${name}=${value}`)
-    .join(", ");
-  if (!labels.graph) return <>{text || "everything"}</>;
-  return <Link to={place(labels)}>{text}</Link>;
+  const names = Object.keys(labels);
+  if (!names.length) return <>everything</>;
+  // Each on a line of its own where they do not fit: a name is not broken.
+  const text = names.map((name, index) => (
+    <Fragment key={name}>
+      <span class="label">
+        {name}={labels[name]}
+        {index < names.length - 1 && ","}
+      </span>{" "}
+    </Fragment>
+  ));
+  return labels.graph ? <Link to={place(labels)}>{text}</Link> : <>{text}</>;
 }
 
 function place(labels: Record<string, string>): Partial<Route> {

@@ -98,7 +98,7 @@ function columnsOf(
       value: (row) => row.p95,
       cell: (row) => (
         <>
-          {formatDuration(row.p95)} <Count n={row.executions} />
+          {formatDuration(row.p95)} {row.p95 !== null && <Count n={row.executions} />}
         </>
       ),
       title: (row) => exact(row.p95, "s"),

@@ -55,7 +55,8 @@ export function RunLengths({ subject, rows }: RunLengthsProps) {
                 {row.graph}
               </th>
               <td title={`${row.runs} runs`}>
-                <BarShape share={row.average / longest} /> {visitsText(row)}
+                <BarShape share={row.average / longest} />{" "}
+                <span class="bar-text">{visitsText(row)}</span>
               </td>
             </tr>
           ))}

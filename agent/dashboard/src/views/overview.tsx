@@ -146,13 +146,8 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       </Figure>
       <Figure
         label="Overhead"
-        exact={exact(agent.memory_bytes, "bytes of memory")}
-        note={[
-          cpu !== null && `${cpu} % CPU`,
-          `store ${formatBytes(agent.store_bytes)}`,
-        ]
-          .filter(Boolean)
-          .join(", ")}
+        exact={`${exact(agent.memory_bytes)} bytes of memory, ${exact(agent.store_bytes)} in the store`}
+        note={cpu === null ? `store ${formatBytes(agent.store_bytes)}` : `${cpu} % CPU`}
       >
         {formatBytes(agent.memory_bytes)}
       </Figure>

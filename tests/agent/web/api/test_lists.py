@@ -181,6 +181,9 @@ def test_a_client_is_described_in_full() -> None:
                     "visits": 0,
                     "run_start": 0.0,
                     "failed_attempts": 0,
+                    "cost_usd": 0.0,
+                    "tokens": 0.0,
+                    "unpriced_tokens": 0.0,
                 }
             ],
             "memory_mb": 200.0,

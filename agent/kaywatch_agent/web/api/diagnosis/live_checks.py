@@ -84,10 +84,9 @@ def _cost(run: RunInProgress) -> list[str]:
     """Return what the run's calls of models have cost so far, if it made any."""
     unpriced = f"{run.unpriced_tokens:,.0f} tokens"
     if run.cost_usd is None:
-        return [f"{unpriced} without a price so far"] if run.unpriced_tokens else []
-    text = f"{money(run.cost_usd)} so far"
-    more = f", and {unpriced} without a price" if run.unpriced_tokens else ""
-    return [f"{text}{more}"]
+        return [f"{unpriced} without a price"] if run.unpriced_tokens else []
+    more = f" and {unpriced} without a price" if run.unpriced_tokens else ""
+    return [f"{money(run.cost_usd)}{more} spent on models"]
 
 
 def _others(runs: list[RunInProgress]) -> list[str]:

@@ -210,7 +210,9 @@ def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     events = [{"graph": "order", "node": node, "seconds": 0.1} for node in nodes]
     run = {
         "events": events,
-        "in_flight": [["order", "pay", now, "r1", 1_000, now - 60]],
+        "in_flight": [
+            ["order", "pay", now, "r1", 1_000, now - 60, 0, 1.65, 9_000, 1_200]
+        ],
         "loops": [["order", node, 500, "r1"] for node in nodes],
     }
     hello = {**first, "type": "hello", "pid": 4711, "host": "h1", "start": now - 100}
@@ -219,6 +221,8 @@ def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     assert [*rows] == ["runaway"]
     (problem,) = rows.values()
     assert (problem["text"], problem["severity"]) == ("a run goes in circles", "error")
+    spent = "$1.65 and 1,200 tokens without a price spent on models"
+    assert problem["details"][:2] == ["1,000 node visits so far", spent]
     alerts = watched.get("/api/v1/alerts", state="firing")["alerts"]
     assert {alert["rule"] for alert in alerts} == {"runaway", "unusual_loop"}
     assert {alert["labels"]["node"] for alert in alerts} == {"check", "pay"}
