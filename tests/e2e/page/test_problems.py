@@ -156,7 +156,7 @@ def test_the_timeline_of_alerts_can_be_saved(company: Agent, open_page: Open) ->
     width, height = struct.unpack(">II", png[16:24])
     rows = {(row["rule"], row["node"]) for row in episodes}
     # A row for each alert, the title above and the axis below.
-    assert width > 1000
+    assert width > 900
     assert height >= 26 * len(rows) + 52
 
 

@@ -9,7 +9,7 @@ export function Labels({ labels }: { labels: Record<string, string> }) {
   // Each on a line of its own where they do not fit: a name is not broken.
   const text = names.map((name, index) => (
     <Fragment key={name}>
-      <span class="label">
+      <span class="label" title={`${name}=${labels[name]}`}>
         {name}={labels[name]}
         {index < names.length - 1 && ","}
       </span>{" "}

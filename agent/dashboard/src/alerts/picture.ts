@@ -5,7 +5,7 @@ import { axisLabel, barPosition, listTicks } from "./axis";
 import { episodeLevel, placeOf } from "./episodes";
 import type { EpisodeList, EpisodeRow } from "./types";
 
-const NAME_WIDTH = 360;
+const MAX_NAME_WIDTH = 720;
 const TRACK_WIDTH = 760;
 const PADDING = 8;
 const ROW_HEIGHT = 26;
@@ -24,34 +24,50 @@ const COLORS: Record<Level, string> = {
 export function drawEpisodes(list: EpisodeList): HTMLCanvasElement {
   const scale = devicePixelRatio || 1;
   const canvas = document.createElement("canvas");
-  const height = list.alerts.length * ROW_HEIGHT + AXIS_HEIGHT;
-  canvas.width = (NAME_WIDTH + TRACK_WIDTH + 2 * PADDING) * scale;
-  canvas.height = height * scale;
   const context = canvas.getContext("2d")!;
+  context.font = FONT;
+  const left = trackStart(context, list.alerts);
+  canvas.width = (left + TRACK_WIDTH + PADDING) * scale;
+  canvas.height = (list.alerts.length * ROW_HEIGHT + AXIS_HEIGHT) * scale;
   context.scale(scale, scale);
+  // A canvas forgets its font with a new size.
   context.font = FONT;
   context.textBaseline = "middle";
-  drawAxis(context, list);
+  drawAxis(context, list, left);
   list.alerts.forEach((row, index) => {
     context.save();
     context.translate(0, index * ROW_HEIGHT);
-    drawName(context, row);
+    drawName(context, row, left);
     for (const episode of row.episodes) {
-      const { left, width } = barPosition(episode, list.start, list.end);
-      drawBar(context, episodeLevel(row, episode), trackX(left), width);
+      const bar = barPosition(episode, list.start, list.end);
+      drawBar(context, episodeLevel(row, episode), trackX(left, bar.left), bar.width);
     }
     context.restore();
   });
   return canvas;
 }
 
-const trackX = (percent: number) =>
-  PADDING + NAME_WIDTH + (percent / 100) * TRACK_WIDTH;
+/** Returns where the bars begin: after the longest name. */
+function trackStart(
+  context: CanvasRenderingContext2D,
+  rows: readonly EpisodeRow[],
+): number {
+  const widths = rows.map(
+    (row) => context.measureText(`${row.rule} ${placeOf(row)}`).width,
+  );
+  return Math.min(MAX_NAME_WIDTH, Math.max(...widths)) + 3 * PADDING;
+}
 
-function drawName(context: CanvasRenderingContext2D, row: EpisodeRow): void {
+const trackX = (left: number, percent: number) => left + (percent / 100) * TRACK_WIDTH;
+
+function drawName(
+  context: CanvasRenderingContext2D,
+  row: EpisodeRow,
+  left: number,
+): void {
   context.save();
   context.beginPath();
-  context.rect(0, 0, NAME_WIDTH, ROW_HEIGHT);
+  context.rect(0, 0, left - PADDING, ROW_HEIGHT);
   context.clip();
   context.fillStyle = resolveColor("--ink");
   context.fillText(row.rule, PADDING, ROW_HEIGHT / 2);
@@ -82,12 +98,16 @@ function drawBar(
   context.restore();
 }
 
-function drawAxis(context: CanvasRenderingContext2D, list: EpisodeList): void {
+function drawAxis(
+  context: CanvasRenderingContext2D,
+  list: EpisodeList,
+  left: number,
+): void {
   const bottom = list.alerts.length * ROW_HEIGHT;
   context.fillStyle = resolveColor("--ink-soft");
   context.textAlign = "center";
   for (const time of listTicks(list.start, list.end)) {
-    const x = trackX((100 * (time - list.start)) / (list.end - list.start));
+    const x = trackX(left, (100 * (time - list.start)) / (list.end - list.start));
     context.globalAlpha = 0.25;
     context.fillRect(x, 0, 1, bottom);
     context.globalAlpha = 1;

@@ -6,7 +6,14 @@ import { edge, node, topology } from "./samples.test-data";
 import { buildScene } from "./scene";
 import { layoutInLayers } from "./layers";
 import { differencesFrom } from "./compare";
-import { describeNode, labelLines, listBadges, points, signed } from "./words";
+import {
+  describeNode,
+  labelLines,
+  fitBadges,
+  listBadges,
+  points,
+  signed,
+} from "./words";
 import type { Marks } from "./marks";
 
 describe("labels of edges", () => {
@@ -65,6 +72,20 @@ describe("badges", () => {
   it("show where runs end, and what repeats", () => {
     const edges = [edge("A", "A", "again", 4, { per_run: 2 }), edge("A", null, "x", 1)];
     expect(names({}, edges)).toEqual(["repeats", "ends"]);
+  });
+});
+
+describe("badges that do not fit", () => {
+  const badges = ["● 5", "↻ 6,338", "↪ 421", "$57.23", "↺ ×7"].map((text) => ({
+    ...{ name: text, text },
+  }));
+  const texts = (width: number) => fitBadges(badges, width).map(({ text }) => text);
+
+  it("are left out from the end, which is shown", () => {
+    expect(texts(1000)).toEqual(badges.map(({ text }) => text));
+    expect(texts(196)).toEqual(["● 5", "↻ 6,338", "↪ 421", "…"]);
+    expect(texts(60)).toEqual(["…"]);
+    expect(fitBadges([], 60)).toEqual([]);
   });
 });
 

@@ -83,20 +83,29 @@ export function listBadges(node: GraphNode): Badge[] {
     [node.in_flight > 0, "running", `● ${formatCount(node.in_flight)}`],
     [node.retries > 0, "retries", `↻ ${formatCount(node.retries)}`],
     [fallback + suppressed > 0, "fallback", `↪ ${formatCount(fallback + suppressed)}`],
-    [isRepeated, "repeats", repeats],
     [(node.cost_usd ?? 0) > 0, "cost", formatMoney(node.cost_usd)],
+    // The edge that leads back shows it, too.
+    [isRepeated, "repeats", repeats],
     [ends > 0 && node.dead_ends === 0, "ends", `⊣ ${formatCount(ends)}`],
   ];
   return badges.filter(([is]) => is).map(([, name, text]) => ({ name, text }));
 }
 
-const BADGE_CHARACTER = 6.8;
+// In units of the drawing; a badge begins with a symbol, which is wider than a digit.
+const BADGE = { character: 6.8, symbol: 4, gap: 11, margin: 22 };
+const MORE: Badge = { name: "more", text: "…" };
 
-/** Returns those of the first badges that fit on a card. */
-function fitBadges(badges: Badge[], width: number): Badge[] {
-  let room = (width - 20) / BADGE_CHARACTER;
-  const end = badges.findIndex(({ text }) => (room -= text.length + 2) < -1);
-  return end < 0 ? badges : badges.slice(0, end);
+/** Returns those of the first badges that fit on a card, and a sign if there are more. */
+export function fitBadges(badges: Badge[], width: number): Badge[] {
+  const lengthOf = ({ text }: Badge) =>
+    text.length * BADGE.character + BADGE.symbol + BADGE.gap;
+  const room = width - BADGE.margin + BADGE.gap;
+  const fits = (some: readonly Badge[]) =>
+    some.reduce((sum, badge) => sum + lengthOf(badge), 0) <= room;
+  if (fits(badges)) return badges;
+  let count = badges.length - 1;
+  while (count > 0 && !fits([...badges.slice(0, count), MORE])) count--;
+  return [...badges.slice(0, count), MORE];
 }
 
 /**

@@ -20,7 +20,7 @@ export function Figure({ label, children, exact, n, note }: FigureProps) {
       <dt>{label}</dt>
       <dd>
         {exact ? <Tooltip text={exact}>{children}</Tooltip> : children}
-        {n !== undefined && n !== null && <Count n={n} />}
+        {n ? <Count n={n} /> : null}
         {note !== undefined && <div class="note">{note}</div>}
       </dd>
     </div>

@@ -92,8 +92,8 @@ function Summary({ totals }: ModelCalls) {
         {formatMoney(totals.cost_usd)}
       </Figure>
       <Figure
-        label="Wasted on failed attempts"
-        exact={exact(totals.wasted_cost_usd, "USD")}
+        label="Wasted"
+        exact={`${exact(totals.wasted_cost_usd, "USD")} spent on failed attempts`}
         note={`${formatShare(wasted)} of the cost`}
       >
         {formatMoney(totals.wasted_cost_usd)}
