@@ -41,7 +41,7 @@ export function episodeTable({ alerts }: EpisodeList, now: number): DataTable {
     rows: episodes.map(([{ rule, severity, labels }, { start, end, text }]) => [
       isoTime(start),
       end === null ? "" : isoTime(end),
-      Math.max(0, (end ?? now) - start),
+      Math.round(1000 * Math.max(0, (end ?? now) - start)) / 1000,
       rule,
       severity,
       ...PLACE.map((name) => labels[name] ?? ""),

@@ -17,7 +17,7 @@ const FONT = "12px system-ui, sans-serif";
 
 const COLORS: Record<Level, string> = {
   ...{ good: "--good", warning: "--warning", bad: "--bad" },
-  ...{ quiet: "--ink-soft", info: "--accent" },
+  ...{ quiet: "--ink-soft", info: "--info" },
 };
 
 /** Draws a row for each alert, with its name and a bar for each episode. */

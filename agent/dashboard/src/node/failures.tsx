@@ -42,24 +42,26 @@ function List({ failures, matching }: Failures) {
   );
 }
 
+/** The graph shows the path of the run up to the failure. */
+function runRoute({ service, graph, run }: Failure) {
+  return { view: "graph" as const, service, graph, node: null, run };
+}
+
 function Item(failure: Failure) {
   const { time, type, message, phase, attempts, outcome, seconds } = failure;
   const facts = [
     phase && `in ${phase}`,
     attempts > 1 && `${attempts} attempts`,
     seconds > 0 && `after ${formatDuration(seconds)}`,
-    outcome !== "error" && outcome,
+    // An exception of an attempt after which another one was made.
+    outcome !== "error" && (outcome === "ok" ? "retried" : outcome),
   ].filter(Boolean);
   return (
     <li>
       <div>
         <time title={new Date(time * 1000).toISOString()}>{formatTime(time)}</time>{" "}
         <b class="bad">{type}</b> <span class="note">{facts.join(", ")}</span>{" "}
-        {failure.run && (
-          <Link to={{ view: "runs", run: failure.run, graph: failure.graph }}>
-            run {failure.run}
-          </Link>
-        )}
+        {failure.run && <Link to={runRoute(failure)}>run {failure.run}</Link>}
       </div>
       {message && <p>{message}</p>}
       {failure.traceback && (
