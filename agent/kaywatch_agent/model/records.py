@@ -142,9 +142,9 @@ class InFlight(Struct, frozen=True):
             description="of the calls of models in its run, as far as it is known",
         ),
     ] = 0.0
-    tokens: Annotated[float, Meta(ge=0, le=MAX_COUNT, description="of these calls")] = (
-        0.0
-    )
+    tokens: Annotated[
+        float, Meta(ge=0, le=MAX_COUNT, description="number of their tokens")
+    ] = 0.0
     unpriced_tokens: Annotated[
         float, Meta(ge=0, le=MAX_COUNT, description="of the calls without a price")
     ] = 0.0

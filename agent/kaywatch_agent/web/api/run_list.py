@@ -137,7 +137,7 @@ def _matches(query: RunsQuery, service: str, graph: str, run: str) -> bool:
 def _list_ended_runs(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
 ) -> list[EndedRun]:
-    """Return failed runs, the latest first; by id also those that went on."""
+    """Return failed runs, the latest first; by id also runs that went on."""
     by_id = query.run is not None or query.run_prefix is not None
     failures = [
         failure

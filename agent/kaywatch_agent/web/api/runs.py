@@ -50,7 +50,7 @@ class RunInProgress(ResponseBody):
     cost_usd: Annotated[float, Meta(ge=0)] | None
     tokens: Annotated[float, Meta(ge=0, description="of its calls of models")]
     unpriced_tokens: Annotated[
-        float, Meta(ge=0, description="of those without a price")
+        float, Meta(ge=0, description="the tokens of calls without a price")
     ]
 
     @property
