@@ -42,6 +42,8 @@ __all__ = [
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Numbers = list[float | None]
+Offset = int | Ints
+Positions = Ints | slice
 
 T = TypeVar("T", bound=Hashable)
 
@@ -51,6 +53,11 @@ FACT_MASK: Final = (1 << ROW_SHIFT) - 1
 
 # Facts are merged once this many wait. Each takes 16 bytes: 32 MB for any window.
 MAX_PENDING: Final = 2_000_000
+
+# Buckets with fewer rows are added together, until they have as many facts: most of the
+# time of one is the overhead of calls.
+SMALL_ROWS: Final = 256
+JOINED_FACTS: Final = 200_000
 
 # A search for each row is faster than a pass over a bucket with this many times as many
 # rows.
@@ -143,14 +150,16 @@ class FactCounts:
         self._pending = 0
         self._groups = int(numbers.max(initial=-1)) + 1
 
-    def add(self, keys: Ints, counts: Ints, offset: int) -> None:
-        """Add facts; `offset` is added to the groups' numbers."""
+    def add(self, keys: Ints, counts: Ints, offset: int | Ints) -> None:
+        """Add facts; `offset`, or one for each, is added to the groups' numbers."""
         wanted = self._is_wanted[(keys >> DIMENSION_SHIFT) & DIMENSION_MASK]
         keys, counts = keys[wanted], counts[wanted]
         if not len(keys):
             return
         keys = (self._numbers[keys >> ROW_SHIFT] << ROW_SHIFT) | (keys & FACT_MASK)
-        if self._groups * FEW_FACTOR < len(keys):
+        if not isinstance(offset, int):
+            offset = offset[wanted]
+        elif self._groups * FEW_FACTOR < len(keys):
             keys, counts = self._count(keys, counts)
         self._keys.append(keys + (offset << ROW_SHIFT))
         self._counts.append(counts)
@@ -241,12 +250,46 @@ class GroupStats:
         for part in split(bucket):
             self._add(part, offset)
 
+    def add_all(self, buckets: Iterable[tuple[int, Bucket]]) -> None:
+        """Add many buckets, each with an offset; faster if they are small."""
+        small: list[tuple[int, Bucket]] = []
+        facts = 0
+        for offset, bucket in buckets:
+            if len(bucket.rows) > SMALL_ROWS:
+                self.add(bucket, offset)
+                continue
+            small.append((offset, bucket))
+            facts += len(bucket.fact_keys)
+            if facts > JOINED_FACTS:
+                self._add_joined(small)
+                small, facts = [], 0
+        if small:
+            self._add_joined(small)
+
+    def _add_joined(self, buckets: Sequence[tuple[int, Bucket]]) -> None:
+        offsets, parts = zip(*buckets, strict=True)
+        joined = Bucket._make(map(np.concatenate, zip(*parts, strict=True)))
+        at, facts = self._scan(joined)
+        by_row = np.repeat(offsets, [len(part.rows) for part in parts])
+        by_fact = np.repeat(offsets, [len(part.fact_keys) for part in parts])
+        self._add_part(joined, at, facts, (by_row[at], by_fact[facts]))
+
     def _add(self, bucket: Bucket, offset: int) -> None:
         few = len(self._rows) * FEW_FACTOR < len(bucket.rows)
         at, facts = find_rows(bucket, self._rows) if few else self._scan(bucket)
-        if not len(at):
+        self._add_part(bucket, at, facts, (offset, offset))
+
+    def _add_part(
+        self,
+        bucket: Bucket,
+        at: Positions,
+        facts: Positions,
+        offsets: tuple[Offset, Offset],
+    ) -> None:
+        """Add some rows and facts of a bucket, with the offsets of both."""
+        group = self._numbers[bucket.rows[at]] + offsets[0]
+        if not len(group):
             return
-        group = self._numbers[bucket.rows[at]] + offset
         size = len(self)
         self.executions += _sums(group, bucket.executions[at], size)
         self.attempts += _sums(group, bucket.attempts[at], size)
@@ -260,7 +303,7 @@ class GroupStats:
         self.last[group[newest]] = bucket.last[at][newest]
         if self._facts is not None:
             keys, counts = bucket.fact_keys[facts], bucket.fact_counts[facts]
-            self._facts.add(keys, counts, offset)
+            self._facts.add(keys, counts, offsets[1])
 
     # -- results -----------------------------------------------------------------------
 
@@ -373,9 +416,12 @@ class GroupStats:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _scan(self, bucket: Bucket) -> tuple[Ints, Ints]:
+    def _scan(self, bucket: Bucket) -> tuple[Positions, Positions]:
         """Return the same as `find_rows`, by a pass over the whole bucket."""
-        at = np.flatnonzero(self._numbers[bucket.rows] >= 0)
+        is_wanted = self._numbers[bucket.rows] >= 0
+        if is_wanted.all():
+            return slice(None), slice(None)  # no copies
+        at = np.flatnonzero(is_wanted)
         if self._facts is None:
             return at, at[:0]
         facts = np.flatnonzero(self._numbers[bucket.fact_keys >> ROW_SHIFT] >= 0)

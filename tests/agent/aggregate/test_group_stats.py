@@ -148,6 +148,30 @@ def test_an_offset_moves_a_bucket_to_another_group(registry: Registry) -> None:
         assert stats.quantiles(0.5)[0][n + 1] == expected
 
 
+@pytest.mark.parametrize("joined", [1, 50, 200_000])
+def test_small_buckets_that_are_added_together_give_the_same(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, joined: int
+) -> None:
+    module = "kaywatch_agent.aggregate.group_stats"
+    monkeypatch.setattr(f"{module}.JOINED_FACTS", joined)
+    monkeypatch.setattr(f"{module}.SMALL_ROWS", 30)
+    groups = groups_by_graph(registry)
+    sizes = (3, 400, 1, 20, 0, 9)
+    buckets = [reduce(random_columns(n, size)) for n, size in enumerate(sizes)]
+    points = [(n % 3 * len(groups), bucket) for n, bucket in enumerate(buckets)]
+    one, other = (GroupStats(groups.numbers, 3 * len(groups)) for _ in range(2))
+    for offset, bucket in points:
+        one.add(bucket, offset)
+    other.add_all(points)
+
+    for name in ("executions", "attempts", "least", "most", "last_time"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert other.total == pytest.approx(one.total)
+    for dimension in Dimension:
+        pairs = zip(one.facts(dimension), other.facts(dimension), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs)
+
+
 def test_nothing_gives_nulls_and_zeros() -> None:
     stats = GroupStats(np.zeros(0, np.int64), 2)
     stats.add(EMPTY)

@@ -77,8 +77,7 @@ def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
     rows = snapshot.rows_of(matches)
     for number, bucket in archived_points(snapshot.view, range):
         stats.add(bucket, offset=number)
-    for number, bucket in recent_points(snapshot.view, range, rows, dimensions):
-        stats.add(bucket, offset=number)
+    stats.add_all(recent_points(snapshot.view, range, rows, dimensions))
     bounds, cells = _cells(stats)
     return HeatmapResponse(
         step=range.step,

@@ -260,8 +260,7 @@ def _collect(
     for point, bucket in archived_points(view, range):
         stats.add(bucket, offset=point)
         completeness.add(bucket)
-    for point, bucket in recent_points(view, range, rows, dimensions):
-        stats.add(bucket, offset=point)
+    stats.add_all(recent_points(view, range, rows, dimensions))
     # All series: a lost event has no known one.
     for _, sums in recent_events(snapshot, range):
         completeness.add_sums(sums)
