@@ -210,8 +210,11 @@ def _beyond(alert: Alert, condition: Threshold, unit: str) -> str:
 def _side(condition: Threshold, value: float | None, threshold: float) -> str:
     """Return `above` or `below` if the value is on the bad side, else `limit`."""
     op = leading(condition.breach).op
-    if value is None or (value == threshold and not op.endswith("=")):
+    if value is None:
         return "limit"
+    if value == threshold:
+        # 50 % are not above 50 %.
+        return "at the limit of" if op.endswith("=") else "limit"
     if op.startswith("<"):
-        return "below" if value <= threshold else "limit"
-    return "above" if value >= threshold else "limit"
+        return "below" if value < threshold else "limit"
+    return "above" if value > threshold else "limit"

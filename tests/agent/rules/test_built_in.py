@@ -72,6 +72,16 @@ def test_few_failures_at_low_traffic_are_not_reported(failed: int, of: int) -> N
     assert firing(harness) == []
 
 
+def test_a_share_at_the_limit_is_not_called_above_it() -> None:
+    harness = built_in_harness()
+    harness.ran(8, 4)
+    harness.wait(120)
+    assert harness.sent[0][3].summary == (
+        "web / shop / pay: error rate 50.0 %, at the limit of 50.0 % (4 of 8 failed in"
+        " 30m)"
+    )
+
+
 def test_cancelled_executions_do_not_count_as_executions() -> None:
     harness = built_in_harness()
     key = SeriesKey(Kind.NODE, "web", "chat", "stream")
