@@ -66,6 +66,12 @@ class Prometheus:
             self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
         until(self._is_ready, f"{self.name} is ready")
 
+    @property
+    def pid(self) -> int:
+        """Its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill it with SIGKILL."""
         process, self._process = self._process, None
