@@ -85,7 +85,7 @@ class App:
             snapshot=self.components.web.application.snapshot,
             clock=clock,
         )
-        self.components.metrics.include(self.exports.metrics)
+        self.components.metrics.include(*self.exports.metrics)
         self.components.alerting.rejected = self.exports.rejected
         self._sockets = sockets or {}
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []

@@ -56,7 +56,7 @@ class Config(Sections):
     Attributes:
         alerts: from `[alerting]`, `[[rule]]` and related tables.
         notify: from `[receiver.NAME]` and `[heartbeat]`.
-        export: from `[[export.remote_write]]`.
+        export: from `[[export.remote_write]]` and `[[export.otlp]]`.
     """
 
     alerts: AlertSettings = field(default_factory=lambda: rules.load({}))

@@ -111,7 +111,7 @@ FIRES_WHEN: Final[Mapping[str, str]] = {
         " existing alerts are not affected"
     ),
     "exports_rejected_max": (
-        "a server of `[[export.remote_write]]` rejects series of a snapshot; the alert"
+        "a server of `[export]` rejects series of a snapshot; the alert"
         " counts them by reason"
     ),
 }

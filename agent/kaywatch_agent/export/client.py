@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import cramjam
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.export.config import RemoteWriteConfig
+from kaywatch_agent.export.config import RemoteWriteConfig, TargetConfig
 from kaywatch_agent.export.encoding import messages
 from kaywatch_agent.notify.http import HttpClient, NoResponse, Response, redact_url
 from kaywatch_agent.notify.request_options import RequestOptions
 
-__all__ = ["QueryFailed", "RemoteWriteClient", "Unavailable"]
+__all__ = [
+    "QueryFailed",
+    "RemoteWriteClient",
+    "Unavailable",
+    "request_options",
+    "retry_after",
+]
 
 _HEADERS: Final = {
     "Content-Type": "application/x-protobuf",
     "Content-Encoding": "snappy",
     "X-Prometheus-Remote-Write-Version": "0.1.0",
 }
+MAX_RETRY_AFTER: Final = 300.0  # seconds
 _TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
 
 
@@ -50,7 +57,7 @@ class RemoteWriteClient:
         body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
         try:
             return await self._http.post(
-                self._config.url, body, _HEADERS, options=self._options()
+                self._config.url, body, _HEADERS, options=request_options(self._config)
             )
         except (NoResponse, ConfigError) as error:
             raise Unavailable(str(error)) from None
@@ -69,7 +76,7 @@ class RemoteWriteClient:
         )
         try:
             response = await self._http.post(
-                url, b"", options=self._options(), method="GET"
+                url, b"", options=request_options(self._config), method="GET"
             )
         except (NoResponse, ConfigError) as error:
             raise Unavailable(str(error)) from None
@@ -85,22 +92,35 @@ class RemoteWriteClient:
             text = f"HTTP {response.status} from {redact_url(url)}"
             raise QueryFailed(text) from None
 
-    def _options(self) -> RequestOptions:
-        """Return how to send; secrets are read again at each request."""
-        config = self._config
-        options = config.request_options()
-        if config.bearer_token is not None:
-            value = f"Bearer {config.bearer_token.read()}"
-        elif config.password is not None:
-            value = _basic(config.username, config.password.read())
-        else:
-            return options
-        return RequestOptions(
-            options.timeout,
-            {**options.headers, "Authorization": value},
-            options.proxy,
-            options.ca,
-        )
+
+def request_options(config: TargetConfig) -> RequestOptions:
+    """Return how to send a request; secrets are read again each time.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    options = config.request_options()
+    if config.bearer_token is not None:
+        value = f"Bearer {config.bearer_token.read()}"
+    elif config.password is not None:
+        value = _basic(config.username, config.password.read())
+    else:
+        return options
+    return RequestOptions(
+        options.timeout,
+        {**options.headers, "Authorization": value},
+        options.proxy,
+        options.ca,
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return how long a server asks to wait, in seconds; 0 if it does not."""
+    try:
+        seconds = float(headers.get("Retry-After", ""))
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 def _basic(username: str, password: str) -> str:

@@ -1,4 +1,4 @@
-"""The settings of exports (`[[export.remote_write]]`)."""
+"""The settings of exports (`[[export.remote_write]]`, `[[export.otlp]]`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
@@ -16,7 +16,13 @@ from kaywatch_agent.regex import Expression
 from kaywatch_agent.settings.reader import Duration, ErrorCollector, Size, check_url
 from kaywatch_agent.units import parse_duration, parse_size
 
-__all__ = ["ExportConfig", "RemoteWriteConfig", "parse_export"]
+__all__ = [
+    "ExportConfig",
+    "OtlpConfig",
+    "RemoteWriteConfig",
+    "TargetConfig",
+    "parse_export",
+]
 
 WRITE_PATH: Final = "/api/v1/write"
 QUERY_PATH: Final = "/api/v1/query"
@@ -30,34 +36,22 @@ _OWN_LABELS: Final = frozenset({"__name__", "epoch"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteWriteConfig(RequestConfig):
-    """A server that receives Prometheus remote write (`[[export.remote_write]]`).
-
-    Prometheus, Mimir, Thanos and VictoriaMetrics do; see
-    [prometheus.md](prometheus.md).
+class TargetConfig(RequestConfig):
+    """A server that all metrics are sent to.
 
     Attributes:
-        url: such as `https://prometheus.example.org/api/v1/write`.
+        url: the full URL of the server's endpoint.
         name: in metrics, logs and on `/health`; by default the host of the URL.
         username: for HTTP basic authentication.
         password: for HTTP basic authentication.
         bearer_token: for the header `Authorization: Bearer`.
         interval: how often the current values are sent.
-        labels: of every series; by default `job = "kaywatch"` and `instance`, the name
-            of the host.
         include: regular expressions. If there are any, only metrics are sent whose
             whole name one of them matches.
         exclude: regular expressions; metrics whose whole name one of them matches are
             not sent.
-        histograms: `native`; or `classic`, for servers without native histograms, which
-            may drop them silently; `auto` sends native ones until they are refused, or
-            until `query_url` shows that they are not stored.
-        query_url: the query API of the server, such as
-            `https://prometheus.example.org/api/v1/query`; by default that of `url`, if
-            it ends with `/api/v1/write`. It is asked whether histograms were stored,
-            with the same credentials.
-        max_buckets: a native histogram with more buckets is sent with a lower
-            resolution. Mimir allows 160.
+        max_buckets: a histogram with more buckets is sent with a lower resolution.
+            Mimir allows 160.
         max_disk: how much disk the samples may take that could not be sent yet. The
             fuller, the longer is the interval, so that totals stay exact and curves get
             coarser.
@@ -69,11 +63,8 @@ class RemoteWriteConfig(RequestConfig):
     password: Secret | None = None
     bearer_token: Secret | None = None
     interval: Duration = "15s"
-    labels: dict[str, str] = field(default_factory=dict)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    histograms: Literal["auto", "native", "classic"] = "auto"
-    query_url: str = ""
     max_buckets: int = 160
     max_disk: Size = "64MB"
 
@@ -84,20 +75,18 @@ class RemoteWriteConfig(RequestConfig):
         with problems.collect():
             check_url(self.path + "url", self.url)
             self._check_url()
-        if self.query_url:
-            with problems.collect():
-                check_url(self.path + "query_url", self.query_url)
         for key, patterns in (("include", self.include), ("exclude", self.exclude)):
             for number, pattern in enumerate(patterns):
                 try:
                     Expression(pattern)
                 except ValueError as error:
                     problems.add(f"{self.path}{key}[{number}]", str(error))
-        for label in self.labels:
-            if not _LABEL.fullmatch(label) or label in _OWN_LABELS:
-                problems.add(f"{self.path}labels.{label}", "not a valid label name")
         self._check_numbers(problems)
+        self._check_own(problems)
         problems.raise_all()
+
+    def _check_own(self, problems: ErrorCollector) -> None:
+        """Validate the keys of one kind of server."""
 
     def _check_url(self) -> None:
         if "@" in urlsplit(self.url).netloc:
@@ -122,6 +111,43 @@ class RemoteWriteConfig(RequestConfig):
             problems.add(self.path + "max_disk", f'"{self.max_disk}": at least "1MB"')
 
     @property
+    def identity(self) -> str:
+        """The name, or what stands for it."""
+        return self.name or urlsplit(self.url).netloc.replace(":", "-").strip("[]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteWriteConfig(TargetConfig):
+    """A server that receives Prometheus remote write (`[[export.remote_write]]`).
+
+    Prometheus, Mimir, Thanos and VictoriaMetrics do; see
+    [prometheus.md](prometheus.md).
+
+    Attributes:
+        labels: of every series; by default `job = "kaywatch"` and `instance`, the name
+            of the host.
+        histograms: `native`; or `classic`, for servers without native histograms, which
+            may drop them silently; `auto` sends native ones until they are refused, or
+            until `query_url` shows that they are not stored.
+        query_url: the query API of the server, such as
+            `https://prometheus.example.org/api/v1/query`; by default that of `url`, if
+            it ends with `/api/v1/write`. It is asked whether histograms were stored,
+            with the same credentials.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    histograms: Literal["auto", "native", "classic"] = "auto"
+    query_url: str = ""
+
+    def _check_own(self, problems: ErrorCollector) -> None:
+        if self.query_url:
+            with problems.collect():
+                check_url(self.path + "query_url", self.query_url)
+        for label in self.labels:
+            if not _LABEL.fullmatch(label) or label in _OWN_LABELS:
+                problems.add(f"{self.path}labels.{label}", "not a valid label name")
+
+    @property
     def path(self) -> str:
         """The prefix of its keys in error messages."""
         return "export.remote_write."
@@ -138,10 +164,30 @@ class RemoteWriteConfig(RequestConfig):
             return self.query_url
         return self.url.removesuffix(WRITE_PATH) + QUERY_PATH
 
+
+@dataclass(frozen=True, kw_only=True)
+class OtlpConfig(TargetConfig):
+    """A server that receives OTLP over HTTP, such as an OpenTelemetry Collector.
+
+    Needs `pip install 'kaywatch[otlp]'`; see [otlp.md](otlp.md).
+
+    Attributes:
+        temporality: `cumulative`, which is exact whatever is sent twice; or `delta`.
+        gen_ai_names: OpenTelemetry's names of metrics of language models that are sent
+            in addition to ours: `none`, `old` (1.36), `new` (0.1.0 of the conventions'
+            own repository) or `both`.
+        resource: attributes of all resources, such as
+            `{ "deployment.environment.name" = "staging" }`.
+    """
+
+    temporality: Literal["cumulative", "delta"] = "cumulative"
+    gen_ai_names: Literal["none", "old", "new", "both"] = "new"
+    resource: dict[str, str] = field(default_factory=dict)
+
     @property
-    def identity(self) -> str:
-        """The name, or what stands for it."""
-        return self.name or urlsplit(self.url).netloc.replace(":", "-").strip("[]")
+    def path(self) -> str:
+        """The prefix of its keys in error messages."""
+        return "export.otlp."
 
 
 @dataclass(frozen=True)
@@ -150,9 +196,19 @@ class ExportConfig:
 
     Attributes:
         remote_write: servers that receive Prometheus remote write.
+        otlp: servers that receive OTLP over HTTP.
     """
 
     remote_write: tuple[RemoteWriteConfig, ...] = ()
+    otlp: tuple[OtlpConfig, ...] = ()
+
+    @property
+    def targets(self) -> tuple[TargetConfig, ...]:
+        """All servers."""
+        return (*self.remote_write, *self.otlp)
+
+
+_TargetT = TypeVar("_TargetT", bound=TargetConfig)
 
 
 def parse_export(table: object) -> ExportConfig:
@@ -164,24 +220,31 @@ def parse_export(table: object) -> ExportConfig:
     if not isinstance(table, dict):
         raise ConfigError("export", f"expected a table [export], got {table!r}")
     problems = ErrorCollector()
-    for key in table.keys() - {"remote_write"}:
-        problems.add(f"export.{key}", "unknown key (known: remote_write)")
-    tables = table.get("remote_write", [])
+    for key in table.keys() - {"remote_write", "otlp"}:
+        problems.add(f"export.{key}", "unknown key (known: remote_write, otlp)")
+    config = ExportConfig(
+        _servers(RemoteWriteConfig, "remote_write", table, problems),
+        _servers(OtlpConfig, "otlp", table, problems),
+    )
+    names = [target.identity for target in config.targets]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.add("export", f"two servers are called {name}: set name")
+    problems.raise_all()
+    return config
+
+
+def _servers(
+    kind: type[_TargetT], key: str, table: Mapping[str, Any], problems: ErrorCollector
+) -> tuple[_TargetT, ...]:
+    path = f"export.{key}"
+    tables = table.get(key, [])
     if not isinstance(tables, list):
-        text = "expected a list of tables [[export.remote_write]]"
-        raise ConfigError("export.remote_write", text)
+        problems.add(path, f"expected a list of tables [[{path}]]")
+        return ()
     servers = []
     for number, each in enumerate(tables):
         with problems.collect():
-            servers.append(_server(each, f"export.remote_write[{number}]"))
-    names = [server.identity for server in servers]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add("export.remote_write", f"two servers are called {name}: set name")
-    problems.raise_all()
-    return ExportConfig(tuple(servers))
-
-
-def _server(table: Any, path: str) -> RemoteWriteConfig:
-    if not isinstance(table, Mapping):
-        raise ConfigError(path, f"expected a table [[{path.partition('[')[0]}]]")
-    return section_with_secrets(RemoteWriteConfig, table, path)
+            if not isinstance(each, Mapping):
+                raise ConfigError(f"{path}[{number}]", f"expected a table [[{path}]]")
+            servers.append(section_with_secrets(kind, each, f"{path}[{number}]"))
+    return tuple(servers)

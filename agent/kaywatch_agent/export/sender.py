@@ -8,13 +8,13 @@ counted by reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
+from kaywatch_agent.export.client import RemoteWriteClient, Unavailable, retry_after
 from kaywatch_agent.export.encoding import is_end, messages
 from kaywatch_agent.export.spool import SnapshotDamaged
 from kaywatch_agent.notify.http import Response
@@ -22,7 +22,6 @@ from kaywatch_agent.notify.http import Response
 __all__ = ["NATIVE_DISABLED", "RejectReason", "SentNames", "SnapshotSender"]
 
 MAX_ERROR: Final = 200  # characters of a server's error message
-MAX_RETRY_AFTER: Final = 300.0  # seconds
 
 
 class RejectReason(StrEnum):
@@ -119,7 +118,7 @@ class SnapshotSender:
                 self._accept(series)
             elif not self._split(series, response):
                 self._waiting.append(series)
-                self.after = _retry_after(response.headers)
+                self.after = retry_after(response.headers)
                 raise Unavailable(_error(response))
 
     # -- inside ------------------------------------------------------------------------
@@ -200,11 +199,3 @@ def _have_one_time(series: Iterable[Any]) -> bool:
 def _error(response: Response) -> str:
     text = response.text.partition("\n")[0][:MAX_ERROR]
     return f"HTTP {response.status}{f': {text}' if text else ''}"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    try:
-        seconds = float(headers.get("Retry-After", ""))
-    except ValueError:
-        return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

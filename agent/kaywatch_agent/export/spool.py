@@ -65,6 +65,11 @@ class Spool:
         """The time of the newest snapshot, sent or not; None if there is none."""
         return max([*self._unsent, *self._sent], default=None)
 
+    @property
+    def last_sent(self) -> int | None:
+        """The time of the snapshot that was sent last; None if none was."""
+        return self._sent[-1] if self._sent else None
+
     def add(self, snapshots: Mapping[int, Iterable[bytes]]) -> None:
         """Keep snapshots, durably: all of them, or after a crash only the newest.
 

@@ -14,7 +14,7 @@ from kaywatch_agent.config import Config, parse
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
 from kaywatch_agent.export.encoding import messages
-from kaywatch_agent.export.remote_write import metric_filter
+from kaywatch_agent.export.snapshot_export import metric_filter
 from kaywatch_agent.notify.http import HttpClient
 
 SERVER = "[[export.remote_write]]\nurl = 'https://prom:9090/api/v1/write'\n"
@@ -37,7 +37,10 @@ def test_a_url_is_enough() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[export]\nremote = 1", "export.remote: unknown key (known: remote_write)"),
+        (
+            "[export]\nremote = 1",
+            "export.remote: unknown key (known: remote_write, otlp)",
+        ),
         ("export = 1", "export: expected a table [export], got 1"),
         ("[export.remote_write]", "export.remote_write: expected a list of tables"),
         ("[[export.remote_write]]", "export.remote_write[0].url: missing"),
@@ -58,7 +61,7 @@ def test_a_url_is_enough() -> None:
         ),
         (SERVER + "name = 'a/b'", "export.remote_write.name: a name consists of"),
         (SERVER + "histograms = 'x'", "export.remote_write[0].histograms: 'x' is not"),
-        (SERVER + SERVER, "export.remote_write: two servers are called prom-9090"),
+        (SERVER + SERVER, "export: two servers are called prom-9090"),
         (
             "[[export.remote_write]]\nurl = 'https://u:p@prom/'",
             "export.remote_write.url: set username and password by their own keys",

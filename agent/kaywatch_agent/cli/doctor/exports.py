@@ -34,8 +34,9 @@ def check_export_stages(context: CheckContext) -> CheckResults:
     """Check what the agent reports of each server."""
     stages = context.health["stages"] if context.health else {}
     for name, stage in stages.items():
-        if name.startswith("remote write ") and stage["problem"]:
-            yield problem(f"{name}: {stage['problem']}", "see docs/prometheus.md")
+        if name.startswith(("remote write ", "otlp ")) and stage["problem"]:
+            page = "otlp.md" if name.startswith("otlp ") else "prometheus.md"
+            yield problem(f"{name}: {stage['problem']}", f"see docs/{page}")
 
 
 def _check_server(config: RemoteWriteConfig) -> CheckResults:

@@ -1,0 +1,205 @@
+"""OTLP over HTTP: sends all metrics to an OpenTelemetry Collector, or what receives it.
+
+Source: opentelemetry.io/docs/specs/otlp, "OTLP/HTTP".
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.export.client import Unavailable, request_options, retry_after
+from kaywatch_agent.export.config import OtlpConfig
+from kaywatch_agent.export.metrics import ExportMetrics
+from kaywatch_agent.export.otlp_delta import Deltas
+from kaywatch_agent.export.otlp_exposition import OtlpExposition, OtlpFormat
+from kaywatch_agent.export.snapshot_export import SnapshotExport, metric_filter
+from kaywatch_agent.export.spool import Spool
+from kaywatch_agent.notify.http import HttpClient, NoResponse
+from kaywatch_agent.web.prometheus import families
+from kaywatch_agent.web.snapshot import AgentSnapshot
+
+__all__ = ["Otlp", "OtlpReason", "OtlpTransfer"]
+
+_HEADERS: Final = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "gzip",
+}
+MAX_ERROR: Final = 200  # characters of a server's error message
+
+
+class OtlpReason(StrEnum):
+    """Why a server did not store points of a snapshot."""
+
+    REJECTED = "rejected"  # 400: the request
+    TOO_LARGE = "too_large"  # 413
+    PARTIAL = "partial"  # some points of an accepted request
+
+
+class OtlpTransfer:
+    """Sends one snapshot. After `Unavailable`, `send` continues where it was.
+
+    Attributes:
+        accepted: how many points the server accepted.
+        dropped: how many it rejected, by reason.
+        message: what the server said about these.
+        after: how long the server asks to wait after `Unavailable`, in seconds.
+    """
+
+    def __init__(
+        self, requests: Iterator[bytes], config: OtlpConfig, http: HttpClient
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            requests: the encoded messages of the snapshot.
+            config: of the server.
+            http: sends them.
+        """
+        self.accepted = 0
+        self.dropped: Counter[OtlpReason] = Counter()
+        self.message = ""
+        self.after = 0.0
+        self._requests = requests
+        self._config = config
+        self._http = http
+        self._waiting: bytes | None = None
+
+    async def send(self) -> None:
+        """Send the rest of the snapshot.
+
+        Raises:
+            Unavailable: the server cannot be reached, or cannot answer now.
+            SnapshotDamaged: the snapshot cannot be read.
+        """
+        while True:
+            if self._waiting is None:
+                self._waiting = next(self._requests, None)
+            if self._waiting is None:
+                return
+            await self._post(self._waiting)
+            self._waiting = None
+
+    async def _post(self, data: bytes) -> None:
+        number = _count_points(data)
+        if not number:
+            return
+        try:
+            response = await self._http.post(
+                self._config.url,
+                gzip.compress(data, 1, mtime=0),
+                _HEADERS,
+                options=request_options(self._config),
+            )
+        except (NoResponse, ConfigError) as error:
+            raise Unavailable(str(error)) from None
+        if response.status in _DROPS:
+            self.dropped[_DROPS[response.status]] += number
+            self.message = response.text[:MAX_ERROR]
+        elif 200 <= response.status < 300:
+            partial = _partial(response.body)
+            rejected = min(partial.rejected_data_points, number)
+            self.accepted += number - rejected
+            if rejected:
+                self.dropped[OtlpReason.PARTIAL] += rejected
+                self.message = partial.error_message[:MAX_ERROR]
+        else:
+            self.after = retry_after(response.headers)
+            raise Unavailable(f"HTTP {response.status}: {response.text[:MAX_ERROR]}")
+
+
+_DROPS: Final = {400: OtlpReason.REJECTED, 413: OtlpReason.TOO_LARGE}
+
+
+class Otlp(SnapshotExport[OtlpConfig, OtlpTransfer]):
+    """Sends to one server."""
+
+    def __init__(
+        self,
+        config: OtlpConfig,
+        spool: Spool,
+        *,
+        snapshot: Callable[[], AgentSnapshot],
+        http: HttpClient,
+        metrics: ExportMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """Send nothing yet; see `SnapshotExport`.
+
+        Args:
+            config: of the server.
+            spool: keeps its snapshots.
+            snapshot: returns the state of the agent.
+            http: sends requests.
+            metrics: counts, for all servers.
+            clock: returns Unix seconds.
+        """
+        super().__init__(config, spool, snapshot=snapshot, metrics=metrics, clock=clock)
+        self._http = http
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _encode(
+        self, time: int, snapshot: AgentSnapshot
+    ) -> Mapping[int, Iterable[bytes]]:
+        config = self.config
+        exposition = OtlpExposition(
+            time,
+            OtlpFormat(
+                metric_filter(config),
+                config.max_buckets,
+                config.gen_ai_names,
+                {"host.name": socket.gethostname(), **config.resource},
+                {"process.pid": str(os.getpid())},
+            ),
+        )
+        families.write(snapshot, exposition)
+        return {time: exposition.chunks()}
+
+    def _transfer(self, time: int) -> OtlpTransfer:
+        requests = self.spool.requests(time)
+        if self.config.temporality == "delta":
+            requests = self._deltas(requests)
+        return OtlpTransfer(requests, self.config, self._http)
+
+    def _deltas(self, requests: Iterator[bytes]) -> Iterator[bytes]:
+        before = self.spool.last_sent
+        deltas = Deltas(() if before is None else self.spool.requests(before))
+        yield from map(deltas.of, requests)
+
+    async def _finish(self, transfer: OtlpTransfer, time: int) -> None:
+        del time
+        self.metrics.accepted.labels(self.name).add(transfer.accepted)
+        for reason, number in transfer.dropped.items():
+            self.metrics.dropped.labels(self.name, reason).add(number)
+        self._reject({str(reason): n for reason, n in transfer.dropped.items()})
+
+
+def _partial(body: bytes) -> Any:
+    """Return what a server rejected; nothing, if its answer is not of OTLP."""
+    try:
+        return ExportMetricsServiceResponse.FromString(body).partial_success
+    except DecodeError:
+        return ExportMetricsServiceResponse().partial_success
+
+
+def _count_points(data: bytes) -> int:
+    return sum(
+        len(getattr(metric, kind).data_points)
+        for resource in ExportMetricsServiceRequest.FromString(data).resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if (kind := metric.WhichOneof("data"))
+    )

@@ -1,0 +1,244 @@
+"""OTLP through rotel, a real collector: its output has our numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import math
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import rotel
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
+from tests.agents import Agent, free_port, kill_at_end, new_agent, until
+from tests.e2e.test_peers import metrics
+from tests.e2e.test_prometheus import DURATIONS, EXECUTIONS, RECORD, counts, expected
+
+BINARY = Path(rotel.__file__).parent / "rotel-agent"
+BUCKET = 2 ** (1 / 32)
+LLM = """
+import kaywatch
+kaywatch.instrument(service="writing")
+with kaywatch.execution("g", "n"):
+    for _ in range(3):
+        kaywatch.record_llm(
+            model="gpt-5", seconds=0.5, input_tokens=10, output_tokens=4
+        )
+assert kaywatch.flush(10)
+"""
+
+
+class Point(NamedTuple):
+    """One point that the collector forwarded."""
+
+    service: str
+    labels: dict[str, str]
+    data: Any
+    temporality: int
+
+
+class Backend:
+    """What the collector exports to; keeps all points, in order."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, Point]] = []
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                backend.points += list(read_points(body))
+                answer = ExportMetricsServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def latest(self, name: str) -> dict[str, Point]:
+        """Return the last point of a metric, by node."""
+        return {p.labels.get("node", ""): p for n, p in list(self.points) if n == name}
+
+    def total(self, name: str) -> dict[str, float]:
+        """Return the sum of all points of a delta, by node."""
+        result: dict[str, float] = {}
+        for each, point in list(self.points):
+            if each == name:
+                node = point.labels["node"]
+                result[node] = result.get(node, 0.0) + point.data.as_double
+        return result
+
+
+def read_points(body: bytes) -> Iterator[tuple[str, Point]]:
+    for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+        attributes = pairs(resource.resource.attributes)
+        assert attributes["host.name"] and attributes["team"] == "search"
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                data = getattr(metric, metric.WhichOneof("data"))
+                temporality = getattr(data, "aggregation_temporality", 0)
+                for point in data.data_points:
+                    service = attributes["service.name"]
+                    labels = pairs(point.attributes)
+                    yield metric.name, Point(service, labels, point, temporality)
+
+
+def pairs(attributes: Any) -> dict[str, str]:
+    return {each.key: each.value.string_value for each in attributes}
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    result = Backend()
+    with result.serve():
+        yield result
+
+
+@contextlib.contextmanager
+def collector(backend: Backend, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run rotel, which forwards what it receives to the backend."""
+    command = [
+        *(str(BINARY), "start", "--otlp-http-endpoint", f"127.0.0.1:{port}"),
+        *("--otlp-grpc-endpoint", f"127.0.0.1:{free_port()}"),
+        *("--exporter", "otlp", "--otlp-exporter-endpoint", backend.url),
+        *("--otlp-exporter-protocol", "http", "--batch-timeout", "200ms"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with kill_at_end(process):
+        yield process
+
+
+@contextlib.contextmanager
+def agent_that_exports(port: int, **keys: str) -> Iterator[Agent]:
+    values = {"url": f"http://127.0.0.1:{port}/v1/metrics", "name": "otel", **keys}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    text = "\n".join(["[[export.otlp]]", 'interval = "1s"', *lines])
+    with new_agent() as agent:
+        config = agent.folder / "kaywatch.toml"
+        config.write_text(f'{text}\nresource = {{ team = "search" }}\n')
+        agent.options = ("--config", str(config))
+        yield agent.start()
+
+
+def executions(backend: Backend) -> dict[str, float]:
+    return {n: p.data.as_double for n, p in backend.latest(EXECUTIONS).items()}
+
+
+def quantile(point: Any, q: float) -> float:
+    """Return the upper bound of the bucket with a quantile."""
+    base = 2.0**2.0**-point.scale
+    rank = math.ceil(q * point.count) - point.zero_count
+    for index, count in enumerate(point.positive.bucket_counts, point.positive.offset):
+        rank -= count
+        if rank <= 0:
+            return float(base ** (index + 1))
+    raise AssertionError("no such quantile")
+
+
+def test_counts_and_quantiles_are_ours(backend: Backend) -> None:
+    port = free_port()
+    with (
+        collector(backend, port),
+        agent_that_exports(port, gen_ai_names="both") as agent,
+    ):
+        agent.run(f"{RECORD}\nrecord(1, 3_000)\nassert kaywatch.flush(10)")
+        agent.run(LLM)
+        totals = counts(range(1, 2), 3_000)
+        until(lambda: totals.items() <= executions(backend).items(), "the totals")
+        tokens = "gen_ai.client.inference.usage.input_tokens"
+        until(lambda: backend.latest(tokens), "the calls of models")
+
+        for node, values in expected(1, 3_000).items():
+            values.sort()
+            point = backend.latest(DURATIONS)[node]
+            assert point.data.count == len(values)
+            assert point.data.sum == pytest.approx(math.fsum(values))
+            assert point.temporality == pb.AGGREGATION_TEMPORALITY_CUMULATIVE
+            assert 0 < point.data.start_time_unix_nano < point.data.time_unix_nano
+            assert len(point.data.positive.bucket_counts) <= 160
+            growth = 2.0**2.0**-point.data.scale
+            for q in (0.5, 0.95, 0.99):
+                exact = values[math.ceil(q * len(values)) - 1]
+                assert 1 <= quantile(point.data, q) / exact <= growth * BUCKET
+        check_names(backend)
+        assert metrics(agent, "kaywatch_otlp_dropped_total") == {}
+        assert agent.get("/health")["stages"]["otlp otel"]["problem"] == ""
+
+
+def check_names(backend: Backend) -> None:
+    """Check OpenTelemetry's names of model calls."""
+    for name in (
+        "kaygraph_llm_duration_seconds",
+        "gen_ai.client.operation.duration",
+        "gen_ai.client.inference.duration",
+    ):
+        duration = backend.latest(name)["n"]
+        assert (duration.service, duration.data.count) == ("writing", 3)
+        assert duration.data.sum == 1.5
+    assert duration.labels["gen_ai.request.model"] == "gpt-5"
+    assert duration.labels["gen_ai.operation.name"] == "chat"
+    usage = backend.latest("gen_ai.client.inference.usage.output_tokens")["n"]
+    assert (usage.data.count, usage.data.sum) == (3, 12)
+    old = [p for n, p in backend.points if n == "gen_ai.client.token.usage"]
+    sums = {p.labels["gen_ai.token.type"]: p.data.sum for p in old}
+    assert sums == {"input": 30, "output": 12}
+
+
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_kills_of_agent_and_collector_lose_nothing(
+    backend: Backend, temporality: str
+) -> None:
+    port = free_port()
+
+    def sent() -> dict[str, float]:
+        is_delta = temporality == "delta"
+        return backend.total(EXECUTIONS) if is_delta else executions(backend)
+
+    with agent_that_exports(port, temporality=temporality) as agent:
+        with collector(backend, port):
+            agent.run(f"{RECORD}\nrecord(2, 500)\nassert kaywatch.flush(10)")
+            until(lambda: sent() == counts(range(2, 3), 500), "the first totals")
+        agent.run(f"{RECORD}\nrecord(3, 500)\nassert kaywatch.flush(10)")
+        spool = Path(f"{agent.store}.otlp", "otel")
+        until(lambda: len(list(spool.glob("*.unsent"))) >= 2, "snapshots wait")
+        agent.stop(signal.SIGKILL)
+        agent.start()
+        stage = until(
+            lambda: agent.get("/health")["stages"].get("otlp otel", {}).get("problem"),
+            "the outage is on /health",
+        )
+        assert "refused" in stage
+        with collector(backend, port):
+            until(lambda: sent() == counts(range(2, 4), 500), "all totals")
