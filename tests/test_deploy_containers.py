@@ -1,0 +1,118 @@
+"""deploy/docker and deploy/kubernetes: valid, unprivileged, and with working parts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.agents import Agent, free_port
+from tests.conftest import ROOT
+
+from kaywatch_agent.cli.commands.serve import serve
+from kaywatch_agent.config import parse
+
+DOCKER = ROOT / "deploy" / "docker"
+MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+# The oldest version that is still supported, and a newer one.
+VERSIONS = ("1.34", "1.37")
+USER = 10001
+
+
+def documents() -> Iterator[Any]:
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text())
+
+
+def agents() -> list[dict[str, Any]]:
+    """Return the containers of agents."""
+    return [
+        container
+        for document in documents()
+        if document["kind"] != "ConfigMap"
+        for container in document["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "kaywatch"
+    ]
+
+
+def health_check() -> list[str]:
+    """Return the command of the Dockerfile."""
+    text = (DOCKER / "Dockerfile").read_text()
+    command = re.search(r"HEALTHCHECK .*CMD (\[.*\])", text)
+    assert command is not None
+    return list(yaml.safe_load(command[1]))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifests_are_valid(version: str) -> None:
+    kinds = set()
+    for document in documents():
+        kubernetes_validate.validate(document, version, strict=True)
+        kinds.add(document["kind"])
+    assert kinds == {"ConfigMap", "DaemonSet", "StatefulSet"}
+
+
+def test_a_wrong_manifest_is_not_valid() -> None:
+    (document, *_) = (each for each in documents() if each["kind"] == "DaemonSet")
+    document["spec"]["template"]["spec"]["hostPid"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, VERSIONS[0], strict=True)
+
+
+def test_agents_have_no_privileges_and_bounded_resources() -> None:
+    assert len(agents()) == len(MANIFESTS)
+    for container in agents():
+        security = container["securityContext"]
+        assert security["runAsUser"] == USER
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+        folders = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert folders == {"/run/kaywatch", "/var/lib/kaywatch", "/etc/kaywatch"}
+    text = (DOCKER / "Dockerfile").read_text()
+    assert re.findall(r"(?m)^USER (.+)$", text) == [f"{USER}:{USER}"]
+
+
+def test_commands_and_configurations_are_those_of_this_version() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yml").read_text())
+    text = (DOCKER / "Dockerfile").read_text()
+    started = re.search(r"(?m)^CMD (\[.*\])$", text)
+    assert started is not None
+    commands = [container["args"] for container in agents()]
+    commands += [compose["services"]["agent"]["command"], yaml.safe_load(started[1])]
+    for name, *arguments in commands:
+        assert name == "serve"
+        serve.make_context(name, list(arguments))
+    configurations = [(DOCKER / "kaywatch.toml").read_text()]
+    for document in documents():
+        if document["kind"] == "ConfigMap":
+            configurations += document["data"].values()
+    for configuration in configurations:
+        config = parse(configuration)
+        assert config.ingest.mode == "0666"
+        assert len(config.export.remote_write) == 1
+
+
+def test_probes_ask_for_the_health_of_the_agent(agent: Agent) -> None:
+    commands = [health_check()]
+    for container in agents():
+        for probe in ("readinessProbe", "livenessProbe"):
+            commands.append(container[probe]["exec"]["command"])
+    (command,) = {tuple(" ".join(each).replace('"', "'").split()) for each in commands}
+    python, option, *code = command
+    assert (python, option) == ("python", "-c")
+    program = " ".join(code)
+    assert program.count("http://127.0.0.1:9477") == 1
+    for url, is_healthy in (
+        (agent.url, True),
+        (f"http://127.0.0.1:{free_port()}", False),
+    ):
+        asked = program.replace("http://127.0.0.1:9477", url)
+        done = subprocess.run([sys.executable, "-c", asked], capture_output=True)
+        assert (done.returncode == 0) is is_healthy
