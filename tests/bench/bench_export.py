@@ -1,0 +1,130 @@
+"""Measure the agent's CPU of one snapshot of 10,000 series, for each kind of export.
+
+A snapshot is encoded, written to disk, and sent to a server in another process, which
+reads and answers each request at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from tests.agents import kill_at_end
+from tests.bench.bench_http import SERIES, Synthetic
+from tests.bench.report import OURS, Row, summarize
+from tests.bench.rounds import Effort, Measurements, interleave
+
+from kaywatch_agent.config import parse
+from kaywatch_agent.export.metrics import OtlpMetrics, RemoteWriteMetrics
+from kaywatch_agent.export.otlp import Otlp
+from kaywatch_agent.export.remote_write import RemoteWrite
+from kaywatch_agent.export.spool import Spool
+from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.runtime.metrics import MetricsRegistry
+from kaywatch_agent.web.server import WebServer
+
+SNAPSHOTS = 3  # of which the first is not measured: it fills the caches
+INTERVAL = 15.0  # seconds, the default
+
+SERVER = """
+import asyncio
+import statistics
+async def answer(reader, writer):
+    try:
+        while True:
+            head = (await reader.readuntil(b"\\r\\n\\r\\n")).lower()
+            length = int(head.partition(b"content-length: ")[2].split(b"\\r")[0])
+            await reader.readexactly(length)
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    except asyncio.IncompleteReadError:
+        writer.close()
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2**24)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+KINDS = {
+    "remote write, native histograms": ("remote_write", 'histograms = "native"'),
+    "remote write, classic histograms": ("remote_write", 'histograms = "classic"'),
+    "OTLP, cumulative": ("otlp", 'temporality = "cumulative"'),
+    "OTLP, delta": ("otlp", 'temporality = "delta"'),
+}
+
+
+class Export:
+    """One export of many series."""
+
+    def __init__(self, kind: str, line: str, url: str, folder: Path) -> None:
+        self.config = parse(f"[[export.{kind}]]\nurl = '{url}/x'\n{line}").export
+        self.folder = folder
+        self.now = 0.0
+
+    async def run(self, web: WebServer) -> float:
+        """Return the CPU seconds of a snapshot."""
+        http = HttpClient()
+        self.now = time.time()
+        (target,) = self.config.targets
+        is_otlp = bool(self.config.otlp)
+        kind = Otlp if is_otlp else RemoteWrite
+        export = kind(  # type: ignore[operator]
+            target,
+            Spool(self.folder),
+            snapshot=web.application.snapshot,
+            http=http,
+            metrics=OtlpMetrics() if is_otlp else RemoteWriteMetrics(),
+            clock=lambda: self.now,
+        )
+        started = 0.0
+        try:
+            for number in range(SNAPSHOTS):
+                if number == 1:
+                    started = time.process_time()
+                self.now += INTERVAL
+                await export.take()
+                await export.send_all()
+        finally:
+            await http.aclose()
+        assert export.problem == "", export.problem
+        return (time.process_time() - started) / (SNAPSHOTS - 1)
+
+
+def measure_export(kind: str, line: str, url: str, series: int) -> Measurements:
+    """Return the CPU of a snapshot, in milliseconds."""
+    web = WebServer(Synthetic(series), MetricsRegistry(), "bench")
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        export = Export(kind, line, url, Path(folder))
+        return {"cpu": asyncio.run(export.run(web)) * 1e3}
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Return a row for each kind of export."""
+    series = effort.whole(SERIES, 100)
+    command = [sys.executable, "-c", SERVER]
+    with kill_at_end(
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    ) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        measurements = interleave(
+            effort.rounds,
+            {
+                what: partial(measure_export, kind, line, url, series)
+                for what, (kind, line) in KINDS.items()
+            },
+        )
+    rows = []
+    for what, rounds in measurements.items():
+        took = [each["cpu"] for each in rounds]
+        share = statistics.median(took) / 1e3 / INTERVAL
+        note = f"{share:.1%} of a core at {INTERVAL:.0f} s"
+        name = f"CPU of a snapshot, {what}, {series:,} series"
+        rows.append(Row(name, "ms", summarize(OURS, took, note)))
+    return rows
