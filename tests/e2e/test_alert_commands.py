@@ -14,6 +14,8 @@ import pytest
 from tests import forks
 from tests.agents import DEADLINE, Agent, running_agent, until
 
+from kaywatch_agent.rules.built_in import BUILT_IN
+
 CONFIG = """
 [defaults]
 window = "1m"
@@ -252,7 +254,8 @@ def test_rules_check_reports_all_errors(tmp_path: Path) -> None:
     shell, config = Shell(), tmp_path / "kaywatch.toml"
     config.write_text(CONFIG)
     text = shell("rules", "check", str(config))
-    assert text.startswith(f"{config}:\n  20 rules, 0 receivers\n")
+    count = len(BUILT_IN) + CONFIG.count("[[rule]]")
+    assert text.startswith(f"{config}:\n  {count} rules, 0 receivers\n")
     assert "error_rate > 0.2 over 1m, per service, graph and node" in text
 
     config.write_text(

@@ -25,6 +25,9 @@ from kaywatch_agent.store.past import read_history
 from kaywatch_agent.store.schema import check_integrity
 from kaywatch_agent.store.store import Store
 
+# 28 hours take 8 s of a core, and a busy machine takes its time.
+pytestmark = pytest.mark.timeout(300)
+
 HOUR = 3600.0
 END = BEGIN + HOURS * HOUR
 OFF = dict.fromkeys(BUILT_IN, False)

@@ -844,12 +844,13 @@ def test_nodes_in_progress_are_known() -> None:
     with capture():
         Flow(start=Looks()).run({})
 
-    ((graph, node, started, run, visits, run_start, failed_attempts),) = seen
-    assert (graph, node) == ("Flow[Looks]", "Looks")
-    assert started >= run_start > 1e9
-    assert failed_attempts == 0
-    assert run > 0
-    assert visits == 0
+    (execution,) = seen
+    assert (execution.graph, execution.node) == ("Flow[Looks]", "Looks")
+    assert execution.started >= execution.run_started > 1e9
+    assert execution.failed_attempts == 0
+    assert execution.run > 0
+    assert execution.visits == 0
+    assert execution.cost_usd == execution.tokens == 0
 
 
 def test_two_failures_in_a_row_are_known_until_one_success() -> None:
