@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules.matchers import parse
-from kaywatch_agent.rules.rule import Change
+from kaywatch_agent.rules.rule import Change, Where
 from kaywatch_agent.rules.state import OnNoData
 from kaywatch_agent.settings.reader import Duration, Unit
 
@@ -168,6 +168,9 @@ class RuleDefaults:
             `value`, `threshold`, `clear`, `window`, `executions` and `errors`. By
             default, and when a threshold's alert has resolved, it is generated.
         runbook_url: a link in messages.
+        where: `host` for rules that the agent evaluates. `fleet` for rules that it
+            only exports, for a Prometheus that evaluates them over all agents, see
+            [fleet.md](fleet.md#one-owner-for-each-alert).
     """
 
     match: tuple[MatcherText, ...] = ()
@@ -189,6 +192,7 @@ class RuleDefaults:
     notify: tuple[str, ...] | None = None
     summary: str = ""
     runbook_url: str = ""
+    where: Where = "host"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from kaywatch_agent.rules.windows import (
 )
 from kaywatch_agent.units import duration, money, quantity
 
-__all__ = ["GRAPH_VALUES", "MIN_WASTE"]
+__all__ = ["GRAPH_VALUES", "MIN_CALLS", "MIN_WASTE"]
 
 _GRAPH: Final = ("service", "graph")
 

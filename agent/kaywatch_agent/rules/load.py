@@ -42,6 +42,7 @@ from kaywatch_agent.rules.config import (
     TransitionConfig,
 )
 from kaywatch_agent.rules.matchers import parse as parse_matcher
+from kaywatch_agent.rules.prometheus import why_inexpressible
 from kaywatch_agent.rules.rule import (
     AlertSettings,
     Condition,
@@ -112,8 +113,9 @@ def _settings(
     inhibitions: Sequence[Inhibition],
     silences: Sequence[Silence],
 ) -> AlertSettings:
+    fleet = {n: rule for n, rule in loader.rules.items() if rule.where == "fleet"}
     return AlertSettings(
-        rules=loader.rules,
+        rules={n: rule for n, rule in loader.rules.items() if n not in fleet},
         inhibitions=tuple(inhibitions),
         silences=tuple(
             replace(silence, id=f"configured-{number}")
@@ -130,6 +132,7 @@ def _settings(
             parse_duration(alerting.group_interval),
         ),
         warnings=tuple(loader.warnings),
+        fleet_rules=fleet,
     )
 
 
@@ -208,6 +211,7 @@ class _RuleLoader:
             for variant in self._variants(config, path):
                 with problems.collect():
                     rule = self._rule(config, variant, path)
+                    _check_where(rule, path)
                     if variant.suffix and rule.name in self._names:
                         text = f'"{rule.name}" is defined twice'
                         problems.add(f"{path}.name", text)
@@ -253,6 +257,7 @@ class _RuleLoader:
             notify=self.notify if notify is None else notify,
             summary=config.summary,
             runbook_url=config.runbook_url,
+            where=config.where,
         )
 
     def _check_window(self, window: float, path: str) -> None:
@@ -317,6 +322,13 @@ def _timing(config: RuleConfig, window: float) -> Timing:
         no_data_after,
         config.on_no_data,
     )
+
+
+def _check_where(rule: Rule, path: str) -> None:
+    """Raise ConfigError for a rule that nothing would evaluate."""
+    if rule.where == "fleet" and (reason := why_inexpressible(rule)):
+        text = f'"fleet": Prometheus cannot express the rule: {reason}; write "host"'
+        raise ConfigError(f"{path}.where", text)
 
 
 def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:

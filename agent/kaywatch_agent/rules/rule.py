@@ -30,6 +30,7 @@ __all__ = [
     "Stuck",
     "Threshold",
     "Transition",
+    "Where",
 ]
 
 
@@ -152,6 +153,9 @@ class Stuck:
     at_least: float
 
 
+# What evaluates a rule: each agent, or a Prometheus that has the data of all.
+Where = Literal["host", "fleet"]
+
 Condition = Threshold | Absence | BurnRate | Transition | Stuck
 
 # A change of these makes it a different rule; the others may change while it fires.
@@ -176,6 +180,7 @@ class Rule:
         severity, labels, summary, runbook_url: for notifications.
         notify: the receivers' names.
         built_in: whether it exists without configuration.
+        where: what evaluates it.
     """
 
     name: str
@@ -194,6 +199,7 @@ class Rule:
     summary: str = ""
     runbook_url: str = ""
     built_in: bool = False
+    where: Where = "host"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -253,7 +259,7 @@ class AlertSettings:
     """The tables about alerts: `[alerting]`, `[[rule]]` and so on.
 
     Attributes:
-        rules: by name.
+        rules: the rules that the agent evaluates, by name.
         inhibitions: built in and configured.
         silences: the configured ones.
         interval: minimum seconds between two evaluations.
@@ -263,6 +269,7 @@ class AlertSettings:
         max_alerts: alerts per rule; more are refused and counted.
         grouping: how alerts share messages.
         warnings: settings that are valid and probably not intended.
+        fleet_rules: the rules that it only exports, by name.
     """
 
     rules: Mapping[str, Rule]
@@ -275,6 +282,7 @@ class AlertSettings:
     max_alerts: int = 500
     grouping: Grouping = field(default_factory=Grouping)
     warnings: tuple[str, ...] = ()
+    fleet_rules: Mapping[str, Rule] = field(default_factory=dict)
 
     @cached_property
     def custom_metrics(self) -> frozenset[bytes]:

@@ -63,8 +63,8 @@ class LazyGroup(click.Group):
 
 
 _LAZY_GROUPS: Final = {
-    "rules": "Check, test and backtest alert rules.\n\nThese commands send nothing, and"
-    " need no running agent. docs/alerts.md explains rules.",
+    "rules": "Check, test, backtest and export alert rules.\n\nThese commands send"
+    " nothing, and need no running agent. docs/alerts.md explains rules.",
     "service": "Run the agent as a systemd service.",
 }
 

@@ -1,4 +1,4 @@
-"""`kaywatch rules`: check, test and backtest alert rules; no agent is needed."""
+"""`kaywatch rules`: check, test, backtest and export alert rules; without an agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from kaywatch_agent.cli.commands import backtest_view, options, output, rule_tes
 from kaywatch_agent.cli.help import OrderedGroup, epilog
 from kaywatch_agent.config import Config
 from kaywatch_agent.rules.explain import rule_sentence
-from kaywatch_agent.rules.rule import AlertSettings
+from kaywatch_agent.rules.prometheus import convert
+from kaywatch_agent.rules.promql import Histograms
+from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.simulation.backtest import BacktestReport, backtest
 from kaywatch_agent.simulation.run_test import run_test
 from kaywatch_agent.store.past import read_history
@@ -27,7 +29,7 @@ FAILED: Final = 1
 
 @click.group(cls=OrderedGroup)
 def rules() -> None:
-    """Check, test and backtest alert rules.
+    """Check, test, backtest and export alert rules.
 
     These commands send nothing and need no agent. docs/alerts.md explains rules.
     """
@@ -50,7 +52,7 @@ def check(file: str | None) -> None:
     config = configuration.load(path)
     settings = config.alerts
     parts = [
-        output.plural(len(settings.rules), "rule"),
+        output.plural(len(settings.rules) + len(settings.fleet_rules), "rule"),
         output.plural(len(config.notify.receivers), "receiver"),
     ]
     if settings.warnings:
@@ -58,12 +60,10 @@ def check(file: str | None) -> None:
     click.echo(f"{path or 'Built-in defaults (no file)'}:\n  {', '.join(parts)}")
     for warning in settings.warnings:
         output.print_wrapped(f"warning: {warning}")
-    for rule in settings.rules.values():
-        receivers = ", ".join(rule.notify) or "no receiver"
+    for rule in (*settings.rules.values(), *settings.fleet_rules.values()):
         origin = ", built in" if rule.built_in else ""
         click.echo(
-            f"\n{rule.name}  ({rule.kind}, {rule.severity}{origin};"
-            f" notifies {receivers})"
+            f"\n{rule.name}  ({rule.kind}, {rule.severity}{origin}; {_owner(rule)})"
         )
         output.print_wrapped(rule_sentence(rule))
 
@@ -155,7 +155,79 @@ def backtest_(
         backtest_view.show_report(report, bodies=bodies)
 
 
+@rules.command(
+    epilog=epilog(
+        "kaywatch rules export",
+        "kaywatch rules export --where fleet kaywatch.toml",
+        "kaywatch rules export --histograms classic --no-keep-firing-for",
+        exits="78 the configuration is invalid.",
+    )
+)
+@click.argument("file", required=False)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["prometheus"]),
+    default="prometheus",
+    show_default=True,
+    help="The format: a file of Prometheus alert rules.",
+)
+@click.option(
+    "--where",
+    type=click.Choice(["all", "fleet", "host"]),
+    default="all",
+    show_default=True,
+    help="Export only rules with this `where`.",
+)
+@click.option(
+    "--histograms",
+    type=click.Choice(["native", "classic"]),
+    default="native",
+    show_default=True,
+    help="The histograms that the server stores.",
+)
+@click.option(
+    "--keep-firing-for/--no-keep-firing-for",
+    default=True,
+    show_default=True,
+    help="Write `keep_firing_for`, which Prometheus has since 2.42.",
+)
+def export(
+    file: str | None,
+    format_: str,  # noqa: ARG001
+    where: str,
+    histograms: Histograms,
+    keep_firing_for: bool,
+) -> None:
+    """Convert rules to Prometheus alert rules.
+
+    FILE is a configuration.  [default: the file that `kaywatch serve` reads]
+
+    Rules that Prometheus cannot express are listed with the reason, on stderr and in
+    comments. docs/fleet.md describes the differences.
+    """
+    settings = configuration.load(configuration.find(file)).alerts
+    both = (*settings.rules.values(), *settings.fleet_rules.values())
+    result = convert(
+        settings,
+        [rule for rule in both if where in ("all", rule.where)],
+        histograms=histograms,
+        keep_firing_for=keep_firing_for,
+    )
+    click.echo(result.text, nl=False)
+    for name, note in result.notes.items():
+        click.echo(f"{name}: {note}", err=True)
+    for name, reason in result.omitted.items():
+        click.echo(f"{name}: not exported: {reason}", err=True)
+
+
 # -- inside --------------------------------------------------------------------------
+
+
+def _owner(rule: Rule) -> str:
+    if rule.where == "fleet":
+        return "exported, evaluated by Prometheus"
+    return f"notifies {', '.join(rule.notify) or 'no receiver'}"
 
 
 def _select_rules(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:

@@ -98,6 +98,13 @@ class _Families(NamedTuple):
         help = f"{what}: their average duration."
         write.gauge(f"{prefix}_avg_duration_seconds", help, stats.averages())
         write.histogram(f"{prefix}_duration_seconds", f"{what}: their duration.")
+        outcomes = [outcome.name.lower() for outcome in Outcome]
+        write.split(
+            f"{prefix}_outcomes_total",
+            f"{what} by outcome.",
+            "outcome",
+            dict(zip(outcomes, stats.outcomes().T.tolist(), strict=True)),
+        )
 
 
 def _families(
@@ -129,13 +136,6 @@ def _write_nodes(snapshot: AgentSnapshot, exposition: Exposition) -> None:
         "kaygraph_node_retries_total",
         "Attempts beyond the first of each execution.",
         stats.retries().tolist(),
-    )
-    outcomes = [outcome.name.lower() for outcome in Outcome]
-    write.split(
-        "kaygraph_node_outcomes_total",
-        "Executions of a node by outcome.",
-        "outcome",
-        dict(zip(outcomes, stats.outcomes().T.tolist(), strict=True)),
     )
     _write_phases(families)
     write.gauge(

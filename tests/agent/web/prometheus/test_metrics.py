@@ -139,6 +139,9 @@ def test_graphs(samples: dict[str, list[Sample]]) -> None:
     name = "kaygraph_graph_duration_seconds"
     assert value(samples, f"{name}_bucket", **labels, le="0.5") == 2
     assert value(samples, f"{name}_count", **labels) == 4
+    name = "kaygraph_graph_outcomes_total"
+    assert value(samples, name, **labels, outcome="error") == 1
+    assert value(samples, name, **labels, outcome="cancelled") == 1
     name = "kaygraph_graph_ends_total"
     assert value(samples, name, reason="error", node="pay", action="") == 1
 
