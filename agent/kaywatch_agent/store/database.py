@@ -189,7 +189,7 @@ class Database:
         self._connection = db
         was_open = db.execute("SELECT 1 FROM meta WHERE (key, value) = ('open', 1)")
         is_open = was_open.fetchone() is not None
-        # SQLite has read the log for that.
+        # By then, SQLite has read the log.
         index = self.files.log_index()
         is_shorter = index is not None and index.misses(before)
         _set_open(db, value=True)

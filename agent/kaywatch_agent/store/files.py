@@ -38,7 +38,7 @@ HEADER: Final = 100  # bytes, of a database
 LOG_HEADER: Final = 32
 FRAME_HEADER: Final = 24
 
-# The header of the log's index, which is there twice, in the machine's byte order; see
+# The header of the log's index, which has two copies, in the machine's byte order; see
 # https://sqlite.org/walformat.html.
 _INDEX: Final = struct.Struct("=12xB3xI12x8s8x")
 
@@ -88,14 +88,17 @@ class StoreFiles:
     Attributes:
         existed: whether the file existed before `open`.
 
-    The descriptor of the lock is closed after SQLite's: closing any descriptor of a
-    file releases all fcntl(2) locks that the process holds on it.
+    SQLite locks the database and the index of the log by fcntl(2). Closing any
+    descriptor of a file releases all such locks of the process on it, so descriptors of
+    both stay open until SQLite has closed its own. Without its lock on the index, the
+    next reader would truncate the index, and the kernel kill this process by SIGBUS.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.existed = False
         self._descriptor = -1
+        self._index = -1  # of the log's index, once it was read
         self._states: dict[str, FileState | None] = {}
 
     def open(self) -> None:
@@ -150,9 +153,10 @@ class StoreFiles:
 
     def close(self) -> None:
         """Unlock the file. Idempotent."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        for descriptor in (self._descriptor, self._index):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._index = -1
 
     def read_page(self) -> bytes:
         """Return the first page of the database."""
@@ -184,16 +188,18 @@ class StoreFiles:
         return True
 
     def log_index(self) -> LogIndex | None:
-        """Return the state of the log that its index has; None if it is invalid.
+        """Return the length of the log according to its index; None if that is invalid.
 
-        It outlives a kill. SQLite does not use it then, and takes a log that was
-        truncated or overwritten for a shorter one.
+        The index survives a kill. SQLite ignores it afterwards, and reads a log that
+        was truncated or overwritten as a shorter one.
         """
         try:
-            with open(f"{self.path}-shm", "rb", buffering=0) as index:
-                first, second = index.read(_INDEX.size), index.read(_INDEX.size)
+            if self._index < 0:
+                self._index = os.open(f"{self.path}-shm", os.O_RDONLY)
+            headers = os.pread(self._index, 2 * _INDEX.size, 0)
         except OSError:
             return None
+        first, second = headers[: _INDEX.size], headers[_INDEX.size :]
         if len(second) < _INDEX.size or first != second:
             return None
         is_valid, frames, salt = _INDEX.unpack(first)
@@ -266,7 +272,7 @@ class StoreFiles:
         )
 
     def _header(self, name: str) -> bytes:
-        # Never open the database itself here: see the docstring of the class.
+        # Of the log alone, which SQLite does not lock: see the docstring of the class.
         with open(name, "rb", buffering=0) as log:
             return log.read(HEADER)
 

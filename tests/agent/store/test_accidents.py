@@ -27,7 +27,7 @@ from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.aggregate.reduction import reduce
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store.archive import Archive
-from kaywatch_agent.store.files import ENDINGS
+from kaywatch_agent.store.files import ENDINGS, lock_holders
 from kaywatch_agent.store.schema import PAGE_BYTES
 from kaywatch_agent.store.store import Store
 from kaywatch_agent.store.tiers import Retention
@@ -550,6 +550,22 @@ def test_a_kill_before_the_first_commit_is_no_accident(tmp_path: Path) -> None:
         store.close()
         store = Store(copy / path.name)
     store.close()
+
+
+def test_a_reader_does_not_truncate_the_index_of_the_log(tmp_path: Path) -> None:
+    """SQLite truncates an index without a lock: its process must have been killed."""
+    path = tmp_path / "started/kaywatch.db"
+    store = Store(path)
+    store.restore()
+    killed = Store(shutil.copytree(path.parent, tmp_path / "killed") / path.name)
+    killed.restore()
+    path.unlink()
+    store.database.follow()  # the file is copied, and opened again
+
+    for each in (store, killed):
+        index = os.stat(f"{each.path}-shm")
+        assert str(os.getpid()) in lock_holders(index.st_ino, "POSIX")
+        each.close()
 
 
 def test_the_lock_is_on_the_file_itself(tmp_path: Path) -> None:
