@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from tests.bench.report import format_number, format_ratio
 
+from kaywatch._version import __version__
+
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 README: Final = ROOT / "README.md"
@@ -20,22 +22,22 @@ TIMES: Final = "\N{MULTIPLICATION SIGN}"
 HEADER: Final = "| measurement | kaywatch | promise | peers, and how many times as much"
 # The sentence about the run, and the table after it.
 FIGURES: Final = re.compile(
-    r"Measured by `make bench` on .*?\n\n\| measurement.*?\n\n", re.DOTALL
+    r"Measured by `make bench.*?\n\n\| measurement.*?\n\n", re.DOTALL
 )
 
 # The rows that the README shows, and what it calls them.
 HIGHLIGHTS: Final = {
     "recording call, while a thread packs and sends": "recording an event in the"
     " application",
-    "overhead per visit of a PocketFlow Node": "added to each visit of a PocketFlow"
-    " node",
+    "instrumented visit of a PocketFlow Node": "one visit of a PocketFlow node,"
+    " recorded",
     "agent CPU, 500 processes with 20 events/s each": "CPU of an agent for 500"
     " processes with 20 events/s each",
 }
 # The peers that it shows beside them; the page has the others.
 HIGHLIGHT_PEERS: Final = (
     *("prometheus_client", "statsd over UDP", "OpenTelemetry SDK"),
-    *("statsd, 1 per packet", "collectd, 1 per packet"),
+    *("not instrumented", "statsd, 1 per packet", "collectd, 1 per packet"),
 )
 HIGHLIGHTS_HEADER: Final = "| | kaywatch | for comparison |"
 HIGHLIGHTS_TABLE: Final = re.compile(
@@ -48,7 +50,8 @@ def render(document: dict[str, Any]) -> str:
     machine = document["machine"]
     command = "make bench QUICK=1" if document["quick"] else "make bench"
     sentence = (
-        f"Measured by `{command}` on {machine['date'][:10]}, in"
+        f"Measured by `{command}` with kaywatch {__version__} on"
+        f" {machine['date'][:10]}, in"
         f" {document['seconds'] / 60:.0f} minutes, on a virtual machine with"
         f" {machine['cores']} cores ({machine['cpu']}), Python {machine['python']},"
         f" Linux; load {machine['load_average']:.1f} at the start. Brackets contain the"
