@@ -62,8 +62,8 @@ MAX_GATHERED: Final = 400
 MAX_GATHERED_FACTS: Final = 1_000_000
 
 # More buckets than this are merged if they have no more rows and facts than `SMALL`.
-# Adding up a small bucket costs as much as its calls of numpy, and a dozen rules add up
-# the same buckets: a backtest takes 18 % less time.
+# For a small bucket, the calls of numpy cost more than the addition, and a dozen rules
+# add up the same buckets: merged ones make a backtest 18 % faster.
 MAX_SMALL: Final = 3
 SMALL: Final = 10_000
 

@@ -63,13 +63,13 @@ def clamp_failure(failure: FailureRecord, now: float) -> FailureRecord:
 def move_in_flight(
     flights: Iterable[InFlight], seconds: float, now: float
 ) -> tuple[InFlight, ...]:
-    """Return executions in progress with starts that are later by `seconds`.
+    """Return executions in progress, with their starts moved by `seconds`.
 
     No start is later than now. Unknown starts, which are 0, remain unknown.
 
     Args:
         flights: the executions in progress.
-        seconds: the agent's clock minus the one that the starts are of.
+        seconds: the agent's clock minus the clock of the starts.
         now: Unix seconds, by the agent's clock.
     """
     return tuple(
@@ -83,5 +83,5 @@ def move_in_flight(
 
 
 def _move(time: float, seconds: float) -> float:
-    """Return a later or earlier time that is still a known one."""
+    """Return a time moved by some seconds; one that is known remains known."""
     return min(max(time + seconds, 1.0), MAX_TIME)

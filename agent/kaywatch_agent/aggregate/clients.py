@@ -139,11 +139,11 @@ class Clients:
             client.loops = ()
 
     def move_in_flight(self, seconds: float, now: float) -> None:
-        """Follow the agent's clock, which was set: the ages remain as they are.
+        """Follow a change of the agent's clock, so that ages stay the same.
 
         Args:
-            seconds: by which it was set.
-            now: Unix seconds, after that.
+            seconds: how far the clock was moved.
+            now: Unix seconds, after the change.
         """
         for client in self:
             if client.in_flight:

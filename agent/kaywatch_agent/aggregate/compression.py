@@ -321,7 +321,7 @@ def _facts_of(packed: CompressedBucket, at: Positions, rows: Ints) -> tuple[Ints
     sizes = packed.facts_per_row[at].astype(np.int64)
     facts: Positions = slice(None)
     if not isinstance(at, slice):
-        # Only up to the last row: for a few rows, this is a third of the time.
+        # Only up to the last row: for a few rows, this takes a third of the time.
         before = packed.facts_per_row[: at.max(initial=-1) + 1]
         ends = np.cumsum(before, dtype=np.int64)[at]
         facts = spans(ends - sizes, sizes)

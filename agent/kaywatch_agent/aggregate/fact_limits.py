@@ -40,7 +40,7 @@ __all__ = ["FactLimits"]
 Ints = NDArray[np.int64]
 
 # Facts of all series: 16 bytes each, in up to twelve copies while a tick is committed.
-# As many have 10,000 series with 1,000 lognormal durations each, with a sigma of 1.
+# 10,000 series with 1,000 lognormal durations each (sigma 1) have as many.
 SHARED: Final = 2_000_000
 
 # Of one series. Wider buckets add up to 300 to the first, or 100 once SHARED is
@@ -52,7 +52,7 @@ _LIMITS: Final = np.full(_DIMENSIONS + 1, 1 << ROW_SHIFT)
 _LIMITS[list(LIMITS)] = list(LIMITS.values())
 _IS_LIMITED: Final = np.isin(np.arange(_DIMENSIONS + 1), list(LIMITS))
 
-# The wider buckets of an octave, while there is room for more facts, and afterwards.
+# Wider buckets per octave: while there is room for more facts, and afterwards.
 _WIDE: Final = 4
 _WIDEST: Final = 1
 
@@ -91,7 +91,7 @@ class FactLimits:
         Args:
             bucket: the bucket.
             excess: the keys of the facts.
-            per_octave: histogram buckets for each doubling, in place of 32.
+            per_octave: histogram buckets for each doubling, instead of 32.
         """
         at = np.flatnonzero(contains(excess, bucket.fact_keys))
         if not len(at):

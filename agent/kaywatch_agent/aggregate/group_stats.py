@@ -54,8 +54,8 @@ FACT_MASK: Final = (1 << ROW_SHIFT) - 1
 # Facts are merged once this many wait. Each takes 16 bytes: 32 MB for any window.
 MAX_PENDING: Final = 2_000_000
 
-# Buckets with fewer rows are added together, until they have as many facts: most of the
-# time of one is the overhead of calls.
+# Buckets with fewer rows are added together until they have this many facts: on their
+# own, they spend most of the time on the overhead of calls.
 SMALL_ROWS: Final = 256
 JOINED_FACTS: Final = 200_000
 

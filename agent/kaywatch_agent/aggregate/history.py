@@ -161,7 +161,7 @@ class History(Mapping[int, Bucket]):
         Args:
             numbers: those of the buckets, sorted.
             rows: the only rows wanted, sorted; None for all. A call for some rows
-                merges one block at most, which takes longer than to read them.
+                merges one block at most, because merging takes longer than reading.
         """
         is_merging = True
         for number, members in groupby(numbers, lambda each: each // BLOCK_BUCKETS):

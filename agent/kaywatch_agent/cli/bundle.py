@@ -59,7 +59,7 @@ class BundleFile(NamedTuple):
 
 
 def collect(context: CheckContext) -> Iterator[BundleFile]:
-    """Yield the files of a bundle; a file that is not available has a problem."""
+    """Yield the files of a bundle, with the problem of each that is not available."""
     yield BundleFile("versions.json", _to_json(_versions()))
     yield _read("doctor.json", lambda: _to_json(_diagnose(context)))
     yield _read("configuration.json", lambda: _configuration(context))

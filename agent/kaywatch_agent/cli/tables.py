@@ -223,7 +223,8 @@ def count_failing(node: Json) -> int:
 def is_failing(node: Json) -> bool:
     """Return whether fewer executions succeed than the rules for the node allow.
 
-    Failures that a fallback or on_error hides count; without such a rule, none does.
+    Failures that a fallback or on_error hides count as failures. Without such a rule,
+    the result is False.
     """
     lowest, executions = node["min_success_rate"], node["total_executions"]
     if lowest is None or not executions:

@@ -31,8 +31,8 @@ __all__ = ["COUNTER", "HISTOGRAM", "CanaryResult", "send_canary"]
 
 COUNTER: Final = "kaywatch_canary_total"
 HISTOGRAM: Final = "kaywatch_canary_seconds"
-# A server that stores a sample shows it within a second or two. VictoriaMetrics repeats
-# for ten seconds that a new series does not exist, if it was asked too early.
+# A server that stores a sample returns it within a second or two. After a query that
+# came too early, VictoriaMetrics caches for ten seconds that the series does not exist.
 READ_SECONDS: Final = 12.0
 READ_EVERY: Final = 1.0
 # How much later than the counter a histogram of the same request may be found.
@@ -44,13 +44,13 @@ _BOUNDS: Final = ("1.0", "+Inf")
 
 
 class CanaryResult(NamedTuple):
-    """What became of a canary.
+    """The result of a canary.
 
     Attributes:
-        refused: why the server refused it all; empty if it did not.
+        refused: why the server refused the whole request; empty if it did not.
         native_refused: whether it refused the native histogram.
         unread: why it could not be read back; empty if it was.
-        missing: the metrics that were accepted, and not found.
+        missing: the metrics that were accepted but not found.
     """
 
     refused: str = ""
@@ -116,12 +116,12 @@ class _Canary:
                 end = min(end, time.monotonic() + HISTOGRAM_SECONDS)
 
     async def _end(self) -> None:
-        """Mark the series as stale, as far as that is possible."""
+        """Mark the series as stale, if the server can be reached."""
         ended = [
             encode_sample(_labels_of(series), STALE, self._time + 1)
             for series in self._series()
         ]
-        # Without it, they end five minutes later.
+        # Otherwise they end five minutes later.
         with contextlib.suppress(Unavailable):
             await self._client.post(map(messages.TimeSeries.FromString, ended))
 

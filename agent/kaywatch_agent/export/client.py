@@ -37,7 +37,7 @@ class Unavailable(Exception):
 
 
 class QueryFailed(Exception):
-    """The server has no query API, or does not let us use it."""
+    """The server has no query API, or does not allow us to use it."""
 
 
 class RemoteWriteClient:

@@ -112,7 +112,7 @@ class TargetConfig(RequestConfig):
 
     @property
     def identity(self) -> str:
-        """The name, or what stands for it."""
+        """The name, or by default the host and port of the URL."""
         return self.name or urlsplit(self.url).netloc.replace(":", "-").strip("[]")
 
 
@@ -154,7 +154,7 @@ class RemoteWriteConfig(TargetConfig):
 
     @property
     def all_labels(self) -> dict[str, str]:
-        """The labels of every series, but for the epoch of the store."""
+        """The labels of every series, except for the epoch of the store."""
         return {"job": "kaywatch", "instance": socket.gethostname(), **self.labels}
 
     @property

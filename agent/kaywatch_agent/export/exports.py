@@ -102,8 +102,8 @@ class Exports:
     def use(self, config: ExportConfig) -> None:
         """Apply a configuration that was checked.
 
-        Servers whose keys are the same go on undisturbed. Changed ones continue with
-        the snapshots that wait.
+        Servers with unchanged keys continue undisturbed. Changed ones continue with
+        their waiting snapshots.
         """
         self._change = asyncio.create_task(
             self._replace(config, self._change), name="exports"
@@ -143,7 +143,7 @@ class Exports:
     async def _replace(
         self, config: ExportConfig, previous: asyncio.Task[None] | None
     ) -> None:
-        """Stop what changed, and start it anew, after the previous change."""
+        """Restart the servers that changed, after the previous change."""
         if previous is not None:
             await previous
         wanted = {server.identity: server for server in config.targets}

@@ -27,7 +27,7 @@ class GenAiName(NamedTuple):
     Attributes:
         name: its name.
         unit: its unit.
-        labels: attributes that kaywatch's metric has not.
+        labels: attributes that kaywatch's metric does not have.
     """
 
     name: str
@@ -85,7 +85,7 @@ _LABELS: Final = {"model": "gen_ai.request.model", "type": "error.type"}
 
 
 def gen_ai_names(names: GenAiNames, ours: str) -> Iterator[GenAiName]:
-    """Yield what the conventions call one of our metrics."""
+    """Yield the names that the conventions have for one of our metrics."""
     for table in _TABLES[names]:
         if ours in table:
             yield table[ours]

@@ -23,7 +23,7 @@ from kaywatch_agent.export.sender import SentNames
 
 __all__ = ["HistogramSupport", "NativeStatus", "stored_names"]
 
-# The snapshots of which only counters were found.
+# After this many snapshots of which only the counters were found.
 CONFIRMATIONS: Final = 2
 # Its file is kept beside the snapshots: a restart must not send native histograms
 # again, because the classic series would end, and begin a second time from zero.
@@ -33,7 +33,7 @@ log = structlog.get_logger("kaywatch.export")
 
 
 class NativeStatus(StrEnum):
-    """What is known of a server's native histograms."""
+    """Whether a server stores native histograms, as far as that is known."""
 
     UNKNOWN = "unknown"
     STORED = "stored"
@@ -50,11 +50,11 @@ _LACKING: Final = frozenset(_NOTES)
 
 
 class HistogramSupport:
-    """What is known of one server.
+    """The knowledge about one server, as stored on disk.
 
     Attributes:
         status: whether it stores native histograms.
-        unverified: how many native histograms the server accepted meanwhile.
+        unverified: how many native histograms it accepted since, without verification.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ log = structlog.get_logger("kaywatch.export")
 
 
 class NewestSnapshot:
-    """What is known of the newest snapshot; read from disk after a start.
+    """The newest snapshot; read from disk after a start.
 
     Its format is what decides which series it has: labels, filters, and whether
     histograms are native.

@@ -1,4 +1,4 @@
-"""Prometheus remote write: births and ends of series, and what became of snapshots."""
+"""Prometheus remote write: starts and ends of series, and results of snapshots."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class RemoteWrite(SnapshotExport[RemoteWriteConfig, SnapshotSender]):
         return _OF_NATIVE_STATUS.get(self.histograms.status)
 
     def _count_native(self) -> None:
-        """Count the accepted native histograms, once their fate is known."""
+        """Count accepted native histograms, once it is known if they were stored."""
         status = self.histograms.status
         if status is NativeStatus.UNKNOWN:
             return

@@ -108,7 +108,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
 
     @property
     def note(self) -> str:
-        """What is worth knowing and no problem; empty for nothing."""
+        """Information that is not a problem; empty for none."""
         return ""
 
     @property
@@ -138,7 +138,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
                 tasks.create_task(self._run_snapshots(), name="snapshots")
                 tasks.create_task(self._run_requests(), name="requests")
         finally:
-            # Only then may another one use the spool.
+            # Another export may only use the spool after that.
             if self._writing is not None:
                 await asyncio.wait([self._writing])
 
@@ -165,7 +165,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
         self._wake.set()
 
     async def send_all(self) -> None:
-        """Send all snapshots, however long the server cannot be reached."""
+        """Send all snapshots, however long the server is unreachable."""
         while (time := self.spool.oldest) is not None:
             transfer = self._transfer(time)
             pause = FIRST_PAUSE
@@ -196,7 +196,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
         """
 
     def _kept(self) -> None:
-        """Note that what `_encode` returned last is durable; runs in the thread."""
+        """Note that the last result of `_encode` is durable; runs in the thread."""
 
     @abstractmethod
     def _transfer(self, time: int) -> TransferT:
@@ -204,7 +204,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
 
     @abstractmethod
     async def _finish(self, transfer: TransferT, time: int) -> None:
-        """Count what became of a snapshot that the server has answered."""
+        """Count the results of a snapshot that the server has answered."""
 
     def _reject(self, rejected: Mapping[str, int]) -> None:
         """Set what was rejected of the last snapshot."""
@@ -267,7 +267,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
 
 
 def metric_filter(config: TargetConfig) -> Callable[[str], bool]:
-    """Return what decides by its name whether a metric is sent."""
+    """Return a function that decides by a metric's name whether it is sent."""
     include = [Expression(pattern) for pattern in config.include]
     exclude = [Expression(pattern) for pattern in config.exclude]
 

@@ -101,8 +101,8 @@ class WatchedProcess:
             process = self._lookup()
             with process.oneshot():
                 cpu, memory = process.cpu_times(), process.memory_info().rss
-                # A process that has exited and is not yet waited for has no memory. Its
-                # last sample says more.
+                # A zombie (exited, and not yet waited for) has no memory, so its last
+                # sample is more useful.
                 if not memory:
                     return None
                 return ProcessSample(

@@ -123,7 +123,7 @@ class FlowControl:
             self._advised.pop(client, None)
 
     def _changes(self, clients: Collection[str]) -> Iterator[tuple[str, float]]:
-        """Yield the clients whose interval changes; usually, no client was advised."""
+        """Yield the clients whose interval changes; usually none was advised."""
         if self.seconds == SHORTEST and not self._advised:
             return
         for client in clients:

@@ -124,10 +124,10 @@ def check_summary(
 
 
 def check_own_labels(config: RuleConfig, per: Collection[str], path: str) -> None:
-    """Raise ConfigError for a label that the alerts have from their series."""
+    """Raise ConfigError for a label that the alerts inherit from their series."""
     for name in config.labels:
         if name in per:
-            text = "the alerts have this label from what they are about; choose another"
+            text = "the alerts have this label from their series; choose another"
             raise ConfigError(f"{path}.labels.{name}", text)
 
 
@@ -176,7 +176,7 @@ def _check_labels(path: str, labels: Mapping[str, str]) -> None:
 
 
 def _suggest(name: str, known: Collection[str]) -> str:
-    """Return which of the known names may be meant, and what is known."""
+    """Return the most similar known name, and all known names, as a hint."""
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{hint} (known: {', '.join(sorted({*known}))})"

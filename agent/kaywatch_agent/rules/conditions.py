@@ -118,7 +118,7 @@ def check_reachable(key: str, comparison: Compare) -> None:
 
 
 def _check_limit(key: str, comparison: Compare) -> None:
-    """Raise ConfigError for a limit that a metric from 0 up cannot be beyond, or is."""
+    """Raise ConfigError for a limit below the range of a metric that starts at 0."""
     name, op, value = comparison
     # An application's own metrics may be negative.
     if name not in METRICS:
@@ -129,7 +129,7 @@ def _check_limit(key: str, comparison: Compare) -> None:
         text = f"{comparison} is {often} true: {name} is never negative"
         raise ConfigError(key, f"{text}; choose another limit")
     if name in _RELATIVE and op.startswith(">") and value < 1:
-        text = f"{value:g}: {name} is about 1 as a rule; expected at least 1"
+        text = f"{value:g}: {name} is usually about 1; expected at least 1"
         raise ConfigError(key, text)
 
 

@@ -250,5 +250,5 @@ def _seconds_since_end(alert: Alert, clock: float) -> float:
     life = alert.lifecycle
     if life.is_firing or life.state is AlertState.PENDING:
         return 0.0
-    # `ended` is forgotten once its condition is met again.
+    # `ended` is reset once the condition is met again.
     return clock - alert.flap_times[-1] if alert.flap_times else math.inf

@@ -41,7 +41,7 @@ def evaluate_stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleRe
     p99 = np.full(len(groups), np.nan)
     at = [n for n, group in enumerate(known.names) if group in oldest]
     p99[at] = _percentiles(windows, known, at, rule.min_executions)
-    # Ten times the percentile of a fast node is less than a busy machine delays it.
+    # A busy machine delays a fast node by more than ten times its percentile.
     limit = np.maximum(p99 * condition.factor, condition.at_least)
     if condition.max_age is not None:
         # `fmin` ignores NaN: the fixed limit needs no percentile.
@@ -73,7 +73,7 @@ def _oldest_in_flight(
     """Return the longest time in flight in seconds, and where it is, by group."""
     oldest: dict[Group, tuple[float, str]] = {}
     for client in windows.input.clients:
-        # The nodes in flight ended with a process that died.
+        # When a process died, its nodes in flight ended with it.
         if client.state is not ClientState.CONNECTED:
             continue
         for flight in client.in_flight:
@@ -98,7 +98,7 @@ def _percentiles(
         windows: the input.
         groups: all groups.
         wanted: the numbers of some of them.
-        least: a group with fewer executions has no percentile, but NaN.
+        least: a group with fewer executions has NaN instead of a percentile.
     """
     totals = windows.input.view.totals
     results: list[Floats] = [np.zeros(0)]

@@ -28,7 +28,7 @@ class StageHealth(msgspec.Struct, frozen=True):
         age: seconds since its last report; None before the first.
         within: the longest time between reports, in seconds; None if unlimited.
         problem: the problem it reported; empty for none.
-        note: what it reported that is no problem; empty for nothing.
+        note: information that is not a problem; empty for none.
     """
 
     status: Readiness
@@ -71,7 +71,7 @@ class Health:
         self._stages.setdefault(stage, _StageState()).within = within
 
     def report(self, stage: str, now: float, problem: str = "", note: str = "") -> None:
-        """Record that a stage works, its problem, and a note that is no problem."""
+        """Record that a stage works, with its problem or a note, if any."""
         state = self._stages.setdefault(stage, _StageState())
         state.reported = now
         state.problem = problem

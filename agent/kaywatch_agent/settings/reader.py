@@ -188,7 +188,7 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if not fits:
         raise ConfigError(path, f"expected {_TYPE_NAMES[kind]}, got {value!r}")
-    # TOML has nan, with which every comparison is false, and inf.
+    # TOML allows inf, and nan, which makes every comparison false.
     if kind is float and not math.isfinite(value):
         raise ConfigError(path, f"expected a finite number, got {value!r}")
     return value

@@ -28,7 +28,7 @@ _nodes: Final = node_classes.nodes
 
 
 def _begin() -> bool:
-    """Let the agent know of a node outside a run; return whether it is recorded."""
+    """Report a node outside a run to the agent; return whether it is recorded."""
     if not process.settings.enabled:
         return False
     process.recorder.began()

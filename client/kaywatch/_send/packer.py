@@ -35,8 +35,8 @@ MAX_TABLE_BYTES: Final = 512 * 1024
 MAX_IN_FLIGHT: Final = 1_000
 MAX_LOOPS: Final = 1_000
 
-# A wall clock that has moved by more seconds than this was set. One that NTP adjusts
-# needs half an hour for it.
+# A wall clock that has moved by more seconds than this was set. By NTP's adjustments
+# alone, that would take half an hour.
 CLOCK_STEP: Final = 1.0
 
 MAX_ATTEMPTS: Final = 65_535  # the largest number that the column can hold
@@ -349,7 +349,7 @@ def _described(span: OpenSpan, known: ExecutionInFlight | None) -> ExecutionInFl
 
 
 def _cost(execution: ExecutionInFlight) -> tuple[float, ...]:
-    """Return what its run has cost, for the wire; most runs call no model."""
+    """Return the cost of its run, for the wire; most runs call no model."""
     cost = execution.cost_usd, execution.tokens, execution.unpriced_tokens
     return cost if any(cost) else ()
 
@@ -364,7 +364,7 @@ def _snapshot(live: Collection[T]) -> list[T]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    """Return a failure for the wire, without what is empty."""
+    """Return a failure for the wire, without empty fields."""
     fields: dict[str, Any] = failure._asdict()
     for name in _OPTIONAL_OF_FAILURE:
         if not fields[name]:

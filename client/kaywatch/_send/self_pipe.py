@@ -44,7 +44,7 @@ class SelfPipe:
 
     @property
     def closed(self) -> bool:
-        """Whether no thread waits any longer."""
+        """Whether no thread is waiting any longer."""
         return self._reader.fileno() < 0
 
     def notify(self) -> None:

@@ -135,7 +135,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         (
             "[alerting.thresholds]\nunusual_loop=0.5",
-            "alerting.thresholds.unusual_loop: 0.5: visits_over_usual is about 1 as a",
+            "alerting.thresholds.unusual_loop: 0.5: visits_over_usual is usually about",
         ),
         (
             "[alerting.thresholds]\nstuck=0.5",
@@ -151,7 +151,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         (
             RULE + "labels = {graph = 'x'}",
-            "rule[0].labels.graph: the alerts have this label from what they are about",
+            "rule[0].labels.graph: the alerts have this label from their series",
         ),
         (
             "[[rule]]\nname='r'\nmetric='dead_ends'\nop='>'\nvalue=5\nclear=-1",

@@ -40,7 +40,7 @@ def check_export_stages(context: CheckContext) -> CheckResults:
 
 
 def _check_server(config: RemoteWriteConfig) -> CheckResults:
-    # It imports protobuf, which agents without exports need not have loaded.
+    # It imports protobuf, which is only needed with exports.
     from kaywatch_agent.export.canary import COUNTER, HISTOGRAM, send_canary
 
     where = f"remote write {config.identity}"

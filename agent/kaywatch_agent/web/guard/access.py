@@ -89,7 +89,7 @@ class AccessControl:
             )
 
     def _is_own_host(self, name: str) -> bool:
-        """Return whether no DNS server of others can make this name resolve to us."""
+        """Return whether no DNS server of others can resolve this name to this host."""
         try:
             parts = urlsplit(f"//{name}")
             host = (parts.hostname or "").rstrip(".")

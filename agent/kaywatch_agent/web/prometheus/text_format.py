@@ -198,7 +198,7 @@ class TextGroups:
         self._exposition.family(name, "summary", help, lines)
 
     def _with_exemplar(self, group: int, lines: str) -> str:
-        """Return the lines of a histogram, with its exemplar at the bucket of it."""
+        """Return the lines of a histogram, with the exemplar after its own bucket."""
         exemplar = self._exemplars.get(group)
         if exemplar is None:
             return lines
@@ -266,7 +266,7 @@ def samples(
 
 
 def _format_exemplar(exemplar: Exemplar | None) -> str:
-    """Return an exemplar as it follows a value in OpenMetrics; empty for none."""
+    """Return an exemplar in the form of OpenMetrics, after a value; empty for none."""
     if exemplar is None:
         return ""
     labels, value = _format_labels(exemplar.labels), format_number(exemplar.value)

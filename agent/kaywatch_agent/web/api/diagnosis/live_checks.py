@@ -81,7 +81,7 @@ def _stuck(place: Place, runs: list[RunInProgress]) -> ProblemView:
 
 
 def _cost(run: RunInProgress) -> list[str]:
-    """Return what the run's calls of models have cost so far, if it made any."""
+    """Return the cost so far of the run's calls of models, if it made any."""
     unpriced = f"{run.unpriced_tokens:,.0f} tokens"
     if run.cost_usd is None:
         return [f"{unpriced} without a price"] if run.unpriced_tokens else []
