@@ -1,6 +1,6 @@
-"""Generates docs/cli.md and docs/api.md from the commands and the docstrings.
+"""Generates docs/cli.md, docs/api.md and docs/http-reference.md from the code.
 
-`python -m tests.docs.reference` rewrites both.
+`python -m tests.docs.reference` rewrites all three.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import click
+from tests.docs.http_reference import http_page
 from tests.docs.test_help import ALL, show_help, show_run_help
 
 import kaywatch
@@ -166,7 +167,8 @@ def main() -> None:
     """Write the pages."""
     (DOCS / "cli.md").write_text(cli_page())
     (DOCS / "api.md").write_text(api_page())
-    click.echo("docs/cli.md, docs/api.md")
+    (DOCS / "http-reference.md").write_text(http_page())
+    click.echo("docs/cli.md, docs/api.md, docs/http-reference.md")
 
 
 if __name__ == "__main__":

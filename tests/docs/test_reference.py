@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/api.md are those of this code, and every example runs."""
+"""The generated pages are those of this code, and every example runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import structlog
 from pocketflow import Flow, Node
 from tests.agents import Agent, running_agent
+from tests.docs.http_reference import http_page
 from tests.docs.reference import DOCS, MODULES, api_page, cli_page, examples, sections
 
 import kaywatch
@@ -23,6 +24,7 @@ def test_the_pages_are_up_to_date() -> None:
     hint = "run `python -m tests.docs.reference`"
     assert (DOCS / "cli.md").read_text() == cli_page(), hint
     assert (DOCS / "api.md").read_text() == api_page(), hint
+    assert (DOCS / "http-reference.md").read_text() == http_page(), hint
 
 
 def test_every_parameter_of_a_public_function_is_explained() -> None:
