@@ -219,7 +219,7 @@ def test_the_sdist_has_its_tests_and_no_leftovers(
         *(".ci", ".gitignore"),
         *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO"),
         *("README.md", "SECURITY.md", "CITATION.cff", "pyproject.toml", "mkdocs.yml"),
-        *("build_man.py", "build_page.py", "build_site.py"),
+        *("build_dashboards.py", "build_man.py", "build_page.py", "build_site.py"),
     } | ({"man"} if (ROOT / "man").exists() else set())
     assert not [name for name in names if re.search(r"__pycache__|\.(pyc|db)$", name)]
 
