@@ -24,6 +24,7 @@ PACKAGES = {
     "systemd-nspawn": "systemd-container",
     "dbus-daemon": "dbus",
     "ip": "iproute2",
+    "vmalert": "victoria-metrics",
     "setpriv": "util-linux",
 }
 

@@ -232,14 +232,15 @@ def _owner(rule: Rule) -> str:
 
 def _select_rules(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:
     # A misspelt rule would otherwise be reported as one that never fires.
+    known = {**settings.rules, **settings.fleet_rules}
     for name in names:
-        if name not in settings.rules:
-            near = difflib.get_close_matches(name, settings.rules, 1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "see `kaywatch rules check`"
             raise click.UsageError(f'--rule: unknown rule "{name}"; {hint}')
     if not names:
         return settings
-    chosen = {name: settings.rules[name] for name in names}
+    chosen = {name: known[name] for name in names}
     return dataclasses.replace(settings, rules=chosen)
 
 
