@@ -20,7 +20,7 @@ SECONDS ?=
 QUICK ?=
 TESTS ?= tests
 # npm in the folder of the page, of this machine or of a Python package.
-NPM = $(BIN)/python build_page.py npm
+NPM = $(BIN)/python scripts/build_page.py npm
 MINUTES ?= 10
 
 .PHONY: demo test test-page test-python check format page docs dist release bench images long-run fuzz chaos chaos-mqtt servers clean
@@ -46,7 +46,7 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python build_site.py
+	$(BIN)/python scripts/build_site.py
 	@$(NPM) run check
 
 format: .venv/.dev
@@ -66,7 +66,7 @@ long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
 
 page: .venv/.dev
-	$(BIN)/python build_page.py
+	$(BIN)/python scripts/build_page.py
 
 release: .venv/.dev
 	@test -z "$$(git status --porcelain)" || { git status --short; \
@@ -79,7 +79,7 @@ release: .venv/.dev
 dist: .venv/.dev
 	@$(BIN)/pip install --quiet --group release
 	rm -rf dist
-	$(BIN)/python build_man.py
+	$(BIN)/python scripts/build_man.py
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
@@ -95,7 +95,7 @@ dist: .venv/.dev
 	cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
 docs: .venv/.dev
-	$(BIN)/python build_site.py
+	$(BIN)/python scripts/build_site.py
 
 fuzz: .venv/.dev
 	@$(BIN)/pip install --quiet --group fuzz

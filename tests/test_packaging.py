@@ -215,11 +215,10 @@ def test_the_sdist_has_its_tests_and_no_leftovers(
         names = [name.partition("/")[2] for name in archive.getnames()]
 
     assert {name.split("/")[0] for name in names} == {
-        *("agent", "client", "deploy", "docs", "examples", "tests"),
+        *("agent", "client", "deploy", "docs", "examples", "scripts", "tests"),
         *(".ci", ".gitignore"),
         *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO"),
         *("README.md", "SECURITY.md", "CITATION.cff", "pyproject.toml", "mkdocs.yml"),
-        *("build_dashboards.py", "build_man.py", "build_page.py", "build_site.py"),
     } | ({"man"} if (ROOT / "man").exists() else set())
     assert not [name for name in names if re.search(r"__pycache__|\.(pyc|db)$", name)]
 

@@ -46,7 +46,7 @@ def built_page(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     def build(folder: Path) -> None:
         folder.mkdir()
-        command = [sys.executable, str(ROOT / "build_page.py")]
+        command = [sys.executable, str(ROOT / "scripts" / "build_page.py")]
         subprocess.run(command, check=True, capture_output=True)
 
     make_once(tmp_path_factory, "page", build)

@@ -22,7 +22,7 @@ from kaywatch_agent.cli.main import kaywatch
 
 __all__ = ["man_pages", "write_pages"]
 
-ROOT: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).parents[1]
 MAN: Final = ROOT / "man"
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 __all__ = ["SiteError", "build_site", "check_site", "stage"]
 
-ROOT: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).parents[1]
 COPIES: Final = ROOT / "build" / "docs"
 SITE: Final = ROOT / "build" / "site"
 

@@ -1,9 +1,10 @@
 """Writes the dashboards of deploy/grafana from one table of their panels.
 
-`python build_dashboards.py` writes the JSON files. Every query sums up over the chosen
-agents, so that the dashboards are the same for one agent and for thousands. Counts
-subtract the value at the start of the window, because `increase` would extrapolate;
-quantiles are those of native histograms, or of classic ones where there are no others.
+`python scripts/build_dashboards.py` writes the JSON files. Every query sums up over the
+chosen agents, so that the dashboards are the same for one agent and for thousands.
+Counts subtract the value at the start of the window, because `increase` would
+extrapolate. Quantiles use native histograms, or classic ones where there are no native
+ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["DASHBOARDS", "FOLDER", "build"]
 
-FOLDER: Final = Path(__file__).parent / "deploy" / "grafana"
+FOLDER: Final = Path(__file__).parents[1] / "deploy" / "grafana"
 
 # The version of Grafana 10, which later versions migrate.
 SCHEMA_VERSION: Final = 38

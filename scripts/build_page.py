@@ -23,7 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 __all__ = ["PageBuildHook", "PageError", "build_page"]
 
-ROOT: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = ROOT / "agent" / "dashboard"
 PAGE: Final = ROOT / "agent" / "kaywatch_agent" / "web" / "page"
 DIGEST: Final = PAGE / "sources.sha256"
