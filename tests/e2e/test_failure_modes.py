@@ -25,6 +25,7 @@ from tests.e2e.healthy_hour import watch_healthy_services
 from tests.receivers import Receivers, run_receivers
 
 from kaywatch_agent.rules.built_in import BUILT_IN
+from kaywatch_agent.rules.engine import MAX_STEP
 
 # Some rules wait for a minute before they notify, and a busy machine takes its time.
 pytestmark = pytest.mark.timeout(300)
@@ -58,6 +59,27 @@ def let_faults_happen(agent: Agent) -> None:
     worker.wait(DEADLINE)
 
 
+def check_promises(agent: Agent) -> None:
+    """Check by the agent's own times that each fault was reported as promised."""
+    alerts = {
+        Fault(alert["rule"], **alert["labels"]): alert
+        for alert in agent.get("/api/v1/alerts")["alerts"]
+    }
+    runs = agent.get("/api/v1/runs", graph="Stuck")["in_progress"]
+    failures = agent.get("/api/v1/failures", graph="Failing")["failures"]
+    for fault in FAULTS:
+        alert, promised = alerts[fault], promised_wait(fault.rule)
+        began = alert["started"]
+        # This promise is about the age of the execution, not about the wait afterwards.
+        if fault.rule == "stuck":
+            (began,) = [run["node_start"] for run in runs]
+        waited = alert["fired"] - began
+        # The clock of observed time is another one, so the last digit may differ.
+        assert promised - 0.1 <= waited < promised + MAX_STEP, fault
+    first = min(failure["time"] for failure in failures)
+    assert first <= alerts[FAULTS[0]]["started"]
+
+
 def notified(receivers: Receivers) -> list[Fault]:
     """Return the alerts that the receiver was notified of, in this order."""
     return [
@@ -84,6 +106,7 @@ def test_each_failure_is_notified_once_and_nothing_else(
             slowest_promise() + DEADLINE,
         )
         faults = notified(receivers)
+        check_promises(agent)
 
     assert set(faults) - {EARLIER_TIER} == set(FAULTS)
     assert len(faults) == len(set(faults))

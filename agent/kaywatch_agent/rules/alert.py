@@ -153,6 +153,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
         dropped_entries: how many entries of the timeline were dropped.
         context: the evidence when the episode began.
         worst: of the episode; None if no value was known.
+        departed: which process took with it what the episode was about; else empty.
     """
 
     rule: str
@@ -171,6 +172,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
     dropped_entries: int = 0
     context: FiringContext = FiringContext()
     worst: WorstValue | None = None
+    departed: str = ""
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:

@@ -29,6 +29,7 @@ from kaywatch_agent.units import MIB
 __all__ = ["BUILT_IN", "INHIBITIONS", "MIN_EXECUTIONS", "built_in_rules"]
 
 NODE: Final = ("service", "graph", "node")
+GRAPH: Final = ("service", "graph")
 
 # With fewer, a single failure exceeds the threshold of 5 %.
 MIN_EXECUTIONS: Final = 20
@@ -42,7 +43,8 @@ class _BuiltIn(NamedTuple):
         op: how the metric is compared with the threshold.
         clear: the value that clears it, relative to the threshold.
         per: one alert for each combination of these labels.
-        for_, keep_firing_for, window, min_executions, severity: as of any rule.
+        for_, keep_firing_for, window, min_executions, severity, once_per: as of any
+            rule.
     """
 
     metric: str
@@ -54,6 +56,7 @@ class _BuiltIn(NamedTuple):
     window: float = 300.0
     min_executions: int = MIN_EXECUTIONS
     severity: Severity = "warning"
+    once_per: tuple[str, ...] = ()
 
 
 # By their keys in [alerting.thresholds]: the page's MONITORING_THRESHOLDS, then ours.
@@ -75,9 +78,13 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
     "never_reached": _BuiltIn("unreached_runs", ">=", window=3600.0, severity="info"),
     # A loop may be legitimate while it is new; three times as many visits cost money,
     # and so do twice as many without a new node.
-    "unusual_loop": _BuiltIn("visits_over_usual", ">", for_=0.0, severity="info"),
-    "runaway": _BuiltIn("runaway_factor", ">=", for_=0.0, severity="error"),
-    "silent": _BuiltIn("missing_runs", ">", per=("service", "graph"), window=3600.0),
+    "unusual_loop": _BuiltIn(
+        "visits_over_usual", ">", for_=0.0, severity="info", once_per=GRAPH
+    ),
+    "runaway": _BuiltIn(
+        "runaway_factor", ">=", for_=0.0, severity="error", once_per=GRAPH
+    ),
+    "silent": _BuiltIn("missing_runs", ">", per=GRAPH, window=3600.0),
     "slow": _BuiltIn("latency_over_usual", ">", CLEAR_SHARE),
     "stuck": _BuiltIn("", ">", for_=0.0, keep_firing_for=0.0),
     "masked_failures": _BuiltIn("masked_rate", ">", CLEAR_SHARE, window=1800.0),
@@ -85,9 +92,7 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
         "llm_wasted_share", ">", CLEAR_SHARE, window=3600.0, severity="info"
     ),
     # It ends once a run costs 1.3 times the usual.
-    "cost_per_run": _BuiltIn(
-        "cost_over_usual", ">", 0.65, per=("service", "graph"), window=3600.0
-    ),
+    "cost_per_run": _BuiltIn("cost_over_usual", ">", 0.65, per=GRAPH, window=3600.0),
     "drift": _BuiltIn("action_drift", ">", CLEAR_SHARE, window=1800.0, severity="info"),
     "alerts_refused_max": _BuiltIn("alerts_refused", ">", per=("rule",), for_=0.0),
     "exports_rejected_max": _BuiltIn("export_rejected", ">", per=("server",), for_=0.0),
@@ -102,11 +107,11 @@ MODEL_FACTOR: Final = 2.0
 STUCK_AT_LEAST: Final = 60.0
 
 
-def _same_cause(source: str, target: str) -> Inhibition:
+def _same_cause(source: str, target: str, equal: tuple[str, ...] = NODE) -> Inhibition:
     return Inhibition(
         (Matcher("alertname", source),),
         (Matcher("alertname", target),),
-        NODE,
+        equal,
         same_cause=True,
     )
 
@@ -118,7 +123,7 @@ INHIBITIONS: Final = (
     _same_cause("error_rate_max", "low_traffic"),
     _same_cause("success_rate_min", "masked_failures"),
     _same_cause("low_traffic", "masked_failures"),
-    _same_cause("runaway", "unusual_loop"),
+    _same_cause("runaway", "unusual_loop", GRAPH),
     _same_cause("avg_execution_time_max", "slow"),
     Inhibition(
         (Matcher("alertname", "process_died"),),
@@ -162,6 +167,7 @@ def _rule(name: str, of: _BuiltIn, value: float, notify: tuple[str, ...]) -> Rul
         severity=of.severity,
         notify=notify,
         built_in=True,
+        once_per=of.once_per,
     )
 
 

@@ -11,9 +11,10 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.conditions import check_minimum, labels_of, parse_key
 from kaywatch_agent.rules.config import AlertingConfig, RuleConfig
 from kaywatch_agent.rules.describe import FIELDS, check_template, fields_of
-from kaywatch_agent.rules.rule import Condition, Inhibition, Rule
+from kaywatch_agent.rules.metrics import METRICS
+from kaywatch_agent.rules.rule import Condition, Inhibition, Rule, Threshold
 from kaywatch_agent.settings.reader import ErrorCollector, check_url
-from kaywatch_agent.units import parse_duration
+from kaywatch_agent.units import MIB, parse_duration
 
 __all__ = [
     "check_alerting",
@@ -22,11 +23,15 @@ __all__ = [
     "check_receivers",
     "check_summary",
     "labels_per",
+    "warn_of_bytes",
     "warn_of_labels",
 ]
 
 # The labels that name where something happens, in this order.
 PLACE: Final = ("service", "graph", "node")
+
+# No Python process uses less memory, in bytes.
+SMALLEST_PROCESS: Final = MIB
 
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -155,6 +160,19 @@ def warn_of_labels(
             if name not in known:
                 hint = _suggest(name, known)
                 yield f'{key}: no alert has the label "{name}"{hint}'
+
+
+def warn_of_bytes(condition: Threshold) -> str:
+    """Return a warning of a limit that was meant in MiB; else nothing."""
+    for one in condition.breach.comparisons():
+        is_size = one.metric in METRICS and METRICS[one.metric].unit == "bytes"
+        if is_size and 0 < one.value < SMALLEST_PROCESS:
+            often = "always" if one.op.startswith(">") else "never"
+            return (
+                f"{one} is {often} true: the metric is in bytes;"
+                f" write {one.value * MIB:.0f} for {one.value:g} MiB"
+            )
+    return ""
 
 
 # -- inside --------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
+from kaywatch_agent.settings.reader import ErrorCollector
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
@@ -89,18 +90,28 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
             f"{path}.metric",
             'missing; write a metric, or an expression: when = "error_rate > 0.05"',
         )
-    parse_key(f"{path}.metric", metrics.find, config.metric)
     op, value, clear = config.op, config.value, config.clear
-    if op is None:
-        raise ConfigError(f"{path}.op", "missing; expected one of < <= > >=")
-    if value is None:
-        raise ConfigError(
-            f"{path}.value", "missing; write the number to compare the metric with"
-        )
+    if not metrics.is_known(config.metric) or op is None or value is None:
+        raise _incomplete(config, path)
     check_reachable(f"{path}.value", Compare(config.metric, op, value))
     if clear is not None:
         _check_clear(f"{path}.clear", Compare(config.metric, op, value), clear)
     return compare(config.metric, op, value, clear)
+
+
+def _incomplete(config: ThresholdConfig, path: str) -> ConfigError:
+    """Return all errors of a comparison that lacks a part."""
+    problems, value = ErrorCollector(), config.value
+    with problems.collect():
+        metric = parse_key(f"{path}.metric", metrics.find, config.metric)
+        if value is not None and metric.unit == "ratio":
+            _check_ratio(f"{path}.value", config.metric, value)
+    if config.op is None:
+        problems.add(f"{path}.op", "missing; expected one of < <= > >=")
+    if value is None:
+        missing = "missing; write the number to compare the metric with"
+        problems.add(f"{path}.value", missing)
+    return problems.error()
 
 
 def check_reachable(key: str, comparison: Compare) -> None:
@@ -109,12 +120,17 @@ def check_reachable(key: str, comparison: Compare) -> None:
     if metrics.find(name).unit != "ratio":
         _check_limit(key, comparison)
         return
-    if not 0.0 <= value <= 1.0:
-        percent = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
-        raise ConfigError(key, f"{value:g}: {name} is between 0 and 1{percent}")
+    _check_ratio(key, name, value)
     if (op, value) in _NEVER or (op, value) in _ALWAYS:
         often = "never" if (op, value) in _NEVER else "always"
         raise ConfigError(key, f"{comparison} is {often} true; choose another limit")
+
+
+def _check_ratio(key: str, name: str, value: float) -> None:
+    """Raise ConfigError for a limit that no share can have."""
+    if not 0.0 <= value <= 1.0:
+        percent = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
+        raise ConfigError(key, f"{value:g}: {name} is between 0 and 1{percent}")
 
 
 def _check_limit(key: str, comparison: Compare) -> None:

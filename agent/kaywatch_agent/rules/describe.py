@@ -232,8 +232,9 @@ def _summary(alert: Alert, rule: Rule | None, labels: Mapping[str, str]) -> str:
     # A template describes the problem. A resolved threshold has none to describe.
     resolved = alert.lifecycle.state is AlertState.OK
     if resolved and alert.lifecycle.reason == NO_DATA:
-        silent = duration(rule.timing.no_data_after)
-        return f"{where}: no data, or too little, for {silent}; not confirmed healthy"
+        silent = f", or too little, for {duration(rule.timing.no_data_after)}"
+        why = f": {alert.departed}" if alert.departed else silent
+        return f"{where}: no data{why}; not confirmed healthy"
     if rule.summary and not (resolved and isinstance(rule.condition, Threshold)):
         return _fill(rule.summary, _fields(alert, rule, labels))
     return f"{where}: {_sentence(alert, rule)}"

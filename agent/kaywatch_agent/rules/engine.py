@@ -31,7 +31,7 @@ from kaywatch_agent.rules.silence import SilenceStore
 from kaywatch_agent.rules.visits import UsualVisits
 from kaywatch_agent.rules.windows import EvalInput, WindowCache
 
-__all__ = ["USUAL", "Engine", "EvaluationResult"]
+__all__ = ["MAX_STEP", "USUAL", "Engine", "EvaluationResult", "refresh_interval"]
 
 # A result is reused for 1/300 of the rule's window, at most a minute: a window of an
 # hour changes little within seconds. Rules with a window of up to five minutes are
@@ -273,7 +273,7 @@ class Engine:
 
     def _evaluate_rule(self, rule: Rule, mono: float) -> RuleResult:
         """Return a rule's result; the last one while it is recent enough."""
-        cached, refresh = self._results.get(rule.name), _refresh_interval(rule)
+        cached, refresh = self._results.get(rule.name), refresh_interval(rule)
         # Half a second of slack: evaluations are not exactly a second apart.
         if cached and refresh > MIN_REFRESH and mono - cached[0] < refresh - 0.5:
             return cached[1]
@@ -282,7 +282,7 @@ class Engine:
         return result
 
 
-def _refresh_interval(rule: Rule) -> float:
+def refresh_interval(rule: Rule) -> float:
     """Return for how many seconds a rule's result may be reused."""
     match rule.condition:
         case Stuck() | Absence():

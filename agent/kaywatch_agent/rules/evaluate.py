@@ -15,6 +15,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.rules import expression
+from kaywatch_agent.rules.departures import Departure, newest
 from kaywatch_agent.rules.live_values import live_values
 from kaywatch_agent.rules.metric_values import MetricValues
 from kaywatch_agent.rules.metrics import Metric, MetricSource
@@ -132,6 +133,7 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
         errors=errors,
     )
     result.metrics = values
+    result.departed = _departed(condition, groups, columns, values)
     _add_notes(result, groups, columns[condition.metric])
     return result
 
@@ -153,6 +155,34 @@ def _truth(
         scaled = values[condition.metric] * condition.threshold / limits
         values = {**values, condition.metric: scaled}
     return condition.breach.truth(values), condition.clear.truth(values)
+
+
+def _departed(
+    condition: Threshold,
+    groups: list[Group],
+    columns: Mapping[str, MetricValues],
+    values: Mapping[str, Floats],
+) -> dict[Group, Departure]:
+    """Return what went away last in each group, of what would meet the condition."""
+    departures = [
+        (name, group, one)
+        for name, column in columns.items()
+        for group, several in column.departed.items()
+        for one in several
+    ]
+    if not departures:
+        return {}
+    number = {group: n for n, group in enumerate(groups)}
+    at = np.array([number[group] for _, group, _ in departures], np.int64)
+    with_them = {name: array[at] for name, array in values.items()}
+    for n, (name, _, one) in enumerate(departures):
+        with_them[name][n] = one.value
+    breach = condition.breach.truth(with_them) == expression.TRUE
+    last: dict[Group, Departure] = {}
+    for n in np.flatnonzero(breach).tolist():
+        _, group, one = departures[n]
+        last[group] = newest([one, last.get(group, one)])
+    return last
 
 
 def _mask_low_counts(condition: Threshold, values: Mapping[str, Floats]) -> None:
@@ -209,8 +239,14 @@ def _values(
         notes = {group: one.note for group, one in by_group.items() if one.note}
         known = [group for group, one in by_group.items() if not math.isnan(one.usual)]
         usual = {group: by_group[group].usual for group in known}
+        departed = {g: one.departed for g, one in by_group.items() if one.departed}
         return MetricValues(
-            list(by_group), values, executions, notes=notes, usual=usual
+            list(by_group),
+            values,
+            executions,
+            notes=notes,
+            usual=usual,
+            departed=departed,
         )
     selector = select(metric, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)

@@ -17,6 +17,7 @@ from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.view import DAY, HOUR
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.rules.cost import WASTED_TOKENS, mean_costs, sums
+from kaywatch_agent.rules.departures import Departure, unobserved
 from kaywatch_agent.rules.past_hours import LAST_WEEK
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.windows import (
@@ -94,9 +95,10 @@ def _unreached_runs(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
             for node in names
         ]
         runs = counts.since_change(service, graph) if any(groups) else 0
+        missing = (_missing_runs(service, graph, windows),)
         for group in groups:
             if group is not None:
-                values[group] = LiveValue(float(runs))
+                values[group] = LiveValue(float(runs), departed=missing)
     return values
 
 
@@ -134,8 +136,9 @@ def _cost_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]
         spent = cost.get(group, 0.0)
         now, usual = spent / count, spent_before / before
         note = (
-            f"a run costs {money(now)}, {money(usual)} {LAST_WEEK.name}:"
-            f" {money(max(0.0, spent - usual * count))} more in {duration(rule.window)}"
+            f"a run costs {money(now)} instead of {money(usual)} {LAST_WEEK.name},"
+            f" {money(max(0.0, spent - usual * count))} more in"
+            f" {duration(rule.window)} in total"
         )
         value = now / usual if spent >= MIN_WASTE else 0.0
         values[group] = LiveValue(value, note, int(count), usual)
@@ -189,6 +192,15 @@ def _unreached_nodes(windows: WindowCache) -> dict[tuple[str, str], list[str]]:
         if names:
             unreached[place] = names
     return unreached
+
+
+def _missing_runs(service: str, graph: str, windows: WindowCache) -> Departure:
+    """Return why too few runs of a graph do not mean that a node was reached."""
+    now, topology = windows.input.now, windows.input.view.topologies[service, graph]
+    if topology.changed != topology.since and now - topology.changed < HOUR:
+        text = "the graph has changed"
+        return Departure(math.inf, topology.changed, text, is_final=True)
+    return unobserved(now)
 
 
 class _RunCounts:

@@ -9,6 +9,7 @@ from typing import Final
 
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
+from kaywatch_agent.rules.departures import Departure, departure, has_departed
 from kaywatch_agent.rules.drift import action_drift
 from kaywatch_agent.rules.graph_values import GRAPH_VALUES
 from kaywatch_agent.rules.matchers import matches
@@ -97,23 +98,30 @@ def _largest(
 ) -> dict[Group, LiveValue]:
     """Return the largest value of a process, with a note that names the process."""
     values: dict[Group, LiveValue] = {}
+    departed: dict[Group, list[Departure]] = {}
     for group, client in _grouped_clients(rule, windows):
         value, known = value_of(client), values.get(group)
+        if has_departed(client):
+            departed.setdefault(group, []).append(departure(client, value))
+        if client.state is not ClientState.CONNECTED:
+            # An ended process uses nothing: its alert resolves instead of waiting for
+            # data. Of a disconnected one, only the past is known.
+            value = 0.0 if client.state in _GONE else math.nan
         if known is None or math.isnan(known.value) or value > known.value:
             values[group] = LiveValue(value, f"pid {client.pid} on {client.host}")
+    for group, several in departed.items():
+        values[group] = values[group]._replace(departed=tuple(several))
     return values
 
 
-# An ended process uses no memory: its alert resolves instead of waiting for data.
 def _memory(client: Client) -> float:
-    if client.state in _GONE:
-        return 0.0
-    return math.nan if client.sample is None else float(client.sample.rss_bytes)
+    if client.sample is not None:
+        return float(client.sample.rss_bytes)
+    # The agent was restarted; only the most is stored.
+    return float(client.peak_rss_bytes) if has_departed(client) else math.nan
 
 
 def _cpu(client: Client) -> float:
-    if client.state in _GONE:
-        return 0.0
     return math.nan if client.cpu_percent is None else client.cpu_percent
 
 

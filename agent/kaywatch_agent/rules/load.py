@@ -19,6 +19,7 @@ from kaywatch_agent.rules.checks import (
     check_receivers,
     check_summary,
     labels_per,
+    warn_of_bytes,
     warn_of_labels,
 )
 from kaywatch_agent.rules.conditions import (
@@ -53,7 +54,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.silence import Silence, validate_silence
 from kaywatch_agent.rules.state import Timing
-from kaywatch_agent.settings.reader import ErrorCollector, section
+from kaywatch_agent.settings.reader import ErrorCollector, section, valid_section
 from kaywatch_agent.units import duration, parse_duration
 
 __all__ = ["TABLES", "load"]
@@ -83,9 +84,10 @@ def load(
         ConfigError: all errors, each with its key, the value and what is allowed.
     """
     problems = ErrorCollector()
-    alerting, defaults = AlertingConfig(), dict[str, Any]()
-    with problems.collect():
-        alerting = section(AlertingConfig, values.get("alerting", {}), "alerting")
+    defaults = dict[str, Any]()
+    table = values.get("alerting", {})
+    alerting = valid_section(AlertingConfig, table, "alerting", problems)
+    alerting = alerting or AlertingConfig()
     with problems.collect():
         section(RuleDefaults, values.get("defaults", {}), "defaults")
         defaults = values.get("defaults", {})
@@ -178,10 +180,12 @@ class _RuleLoader:
             self._refuse_kind(kind, table, path)
         problems = ErrorCollector()
         self._claim_name(table, path, problems)
-        with problems.collect():
-            config = section(KINDS[kind], table, path)
-            if config.enabled:
-                self._add_variants(config, path, problems)
+        config = valid_section(KINDS[kind], table, path, problems)
+        if config is not None and config.enabled:
+            further = ErrorCollector()
+            self._add_variants(config, path, further)
+            # An invalid key is not also missing.
+            problems.add_others(further)
         problems.raise_all()
 
     def add_built_in(self, thresholds: ThresholdsConfig) -> None:
@@ -285,6 +289,9 @@ class _RuleLoader:
             case ThresholdConfig():
                 condition = conditions.threshold(config, path)
                 self._warn_of_quantiles(condition, config, path)
+                key = "when" if config.when else "value"
+                if warning := warn_of_bytes(condition):
+                    self.warnings.append(f"{path}.{key}: {warning}")
                 if warning := conditions.warn_of_clear(condition):
                     key = "clear_when" if config.clear_when else "clear"
                     self.warnings.append(f"{path}.{key}: {warning}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from kaywatch_agent.rules.departures import Departure
 from kaywatch_agent.rules.result import Floats, Ints
 from kaywatch_agent.rules.windows import Group
 from kaywatch_agent.units import quantity
@@ -23,6 +24,7 @@ class MetricValues(NamedTuple):
         notes: what is behind a value, where something is known.
         usual: what a value is relative to, where it is.
         slowest: returns the longest durations in seconds, for metrics of durations.
+        departed: what went away with processes.
     """
 
     groups: list[Group]
@@ -32,6 +34,7 @@ class MetricValues(NamedTuple):
     notes: Mapping[Group, str] = {}
     usual: Mapping[Group, float] = {}
     slowest: Callable[[], list[float | None]] | None = None
+    departed: Mapping[Group, tuple[Departure, ...]] = {}
 
     def notes_of(self, groups: Iterable[Group]) -> list[str]:
         """Return what is behind the values of groups; empty if nothing is known."""

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kaywatch_agent.rules.departures import Departure
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.state import ConditionStatus
 from kaywatch_agent.rules.windows import Group
@@ -46,6 +47,7 @@ class RuleResult:
         metrics: all values that were used, by metric.
         usual: what the value is relative to, by group, where it is known.
         compared: the value and what it was compared with in words, likewise.
+        departed: what went away last, of what would be a breach.
     """
 
     labels: tuple[str, ...]
@@ -60,6 +62,7 @@ class RuleResult:
     metrics: Mapping[str, Floats] = field(default_factory=dict)
     usual: Mapping[Group, float] = field(default_factory=dict)
     compared: Mapping[Group, str] = field(default_factory=dict)
+    departed: Mapping[Group, Departure] = field(default_factory=dict)
 
     @property
     def unknown_count(self) -> int:

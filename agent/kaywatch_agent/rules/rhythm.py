@@ -49,7 +49,7 @@ def missing_runs(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
         service, graph = labels.get("service", ""), labels.get("graph", "")
         if service not in resting and (service, graph) not in excused:
             pause = f"no run for {duration(now - begin[n])}"
-            note = f"{pause}; some {count:,.0f} are usual in this time"
+            note = f"{pause}; about {count:,.0f} are usual in this time"
             values[groups[n]] = LiveValue(count, note)
     return values
 

@@ -181,6 +181,8 @@ class Rule:
         notify: the receivers' names.
         built_in: whether it exists without configuration.
         where: what evaluates it.
+        once_per: at most one alert fires for each combination of these labels, as the
+            nodes of one loop have one cause; empty for no such limit.
     """
 
     name: str
@@ -200,6 +202,7 @@ class Rule:
     runbook_url: str = ""
     built_in: bool = False
     where: Where = "host"
+    once_per: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -76,12 +76,12 @@ _SENTENCES: Final[Mapping[str, _Sentences]] = {
     ),
     "unreached_runs": _Sentences(
         "never executed, although its graph has run {value} times",
-        "executed, or its graph has changed",
+        "a run has executed it",
         "check the edges and actions that lead to it, or remove the node",
     ),
     "masked_rate": _Sentences(
-        "{value} of attempts failed in {window} and were hidden by a retry, a fallback"
-        " or on_error{beyond}",
+        "hidden failures in {value} of attempts in {window}{beyond}; a retry, a"
+        " fallback or on_error hid them",
         "{value} of attempts in {window} failed and were hidden{beyond}",
         "fix the hidden error before the retries are no longer enough",
     ),

@@ -55,9 +55,9 @@ def latency_over_usual(rule: Rule, windows: WindowCache) -> MetricValues:
         executions, seconds = int(recent.executions[n]), float(usual.seconds[n])
         usual_by_group[groups[n]] = seconds
         notes[groups[n]] = (
-            f"{duration(average[n])} on average, {duration(seconds)}"
-            f" {usual.periods[usual.period[n]]}:"
-            f" {duration((average[n] - seconds) * executions)} more"
+            f"{duration(average[n])} on average instead of {duration(seconds)}"
+            f" {usual.periods[usual.period[n]]},"
+            f" {duration((average[n] - seconds) * executions)} longer in total"
         )
     errors = recent.outcomes()[:, Outcome.ERROR]
     return MetricValues(

@@ -8,13 +8,22 @@ buckets all of them have: with 5,000 series of 700 each, it took 0.6 s and 200 M
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
 from kaywatch_agent.aggregate.bucket import Dimension, select
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import InFlight
 from kaywatch_agent.model.series import ClientState
+from kaywatch_agent.rules.departures import (
+    Departure,
+    departure,
+    has_departed,
+    newest,
+)
 from kaywatch_agent.rules.result import Floats, RuleResult, make_result
 from kaywatch_agent.rules.rule import Rule, Stuck
 from kaywatch_agent.rules.windows import (
@@ -37,9 +46,11 @@ def evaluate_stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleRe
     selector = select_nodes(rule.per, rule.match)
     known = windows.groups(selector)
     oldest = _oldest_in_flight(selector, windows)
-    groups = list(dict.fromkeys([*known.names, *oldest]))
+    departed = _departed(selector, windows)
+    groups = list(dict.fromkeys([*known.names, *oldest, *departed]))
     p99 = np.full(len(groups), np.nan)
-    at = [n for n, group in enumerate(known.names) if group in oldest]
+    wanted = {*oldest, *departed}
+    at = [n for n, group in enumerate(known.names) if group in wanted]
     p99[at] = _percentiles(windows, known, at, rule.min_executions)
     # A busy machine delays a fast node by more than ten times its percentile.
     limit = np.maximum(p99 * condition.factor, condition.at_least)
@@ -61,6 +72,7 @@ def evaluate_stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleRe
         if not math.isnan(p99[n]):
             beyond = f"{duration(age[n] - p99[n])} more than 99 % of executions, "
         result.notes[n] = beyond + oldest[groups[n]][1]
+    result.departed = _newest_beyond(dict(zip(groups, limit, strict=True)), departed)
     return result
 
 
@@ -73,20 +85,50 @@ def _oldest_in_flight(
     """Return the longest time in flight in seconds, and where it is, by group."""
     oldest: dict[Group, tuple[float, str]] = {}
     for client in windows.input.clients:
-        # When a process died, its nodes in flight ended with it.
+        # When a process died, its nodes in flight went away with it.
         if client.state is not ClientState.CONNECTED:
             continue
-        for flight in client.in_flight:
-            if not flight.start:
-                continue  # unknown
-            group = selector.group_of(
-                {"service": client.service, "graph": flight.graph, "node": flight.node}
-            )
+        for group, flight in _in_flight(selector, client):
             age = windows.input.now - flight.start
-            if group is not None and age > oldest.get(group, (-1.0, ""))[0]:
+            if age > oldest.get(group, (-1.0, ""))[0]:
                 text = f"pid {client.pid} on {client.host}, run {flight.run}"
                 oldest[group] = age, text
     return oldest
+
+
+def _departed(
+    selector: SeriesSelector, windows: WindowCache
+) -> dict[Group, list[Departure]]:
+    """Return what was in flight in processes that are gone, by group."""
+    departed: dict[Group, list[Departure]] = {}
+    for client in filter(has_departed, windows.input.clients):
+        for group, flight in _in_flight(selector, client):
+            age = client.since - flight.start
+            departed.setdefault(group, []).append(departure(client, age))
+    return departed
+
+
+def _newest_beyond(
+    limits: Mapping[Group, float], departed: Mapping[Group, list[Departure]]
+) -> dict[Group, Departure]:
+    """Return what went away last in each group, of what was beyond its limit."""
+    beyond = {
+        group: [one for one in several if one.value > limits[group]]
+        for group, several in departed.items()
+    }
+    return {group: newest(several) for group, several in beyond.items() if several}
+
+
+def _in_flight(
+    selector: SeriesSelector, client: Client
+) -> Iterator[tuple[Group, InFlight]]:
+    """Yield the selected nodes in flight of a client whose start is known."""
+    for flight in client.in_flight:
+        group = selector.group_of(
+            {"service": client.service, "graph": flight.graph, "node": flight.node}
+        )
+        if flight.start and group is not None:
+            yield group, flight
 
 
 def _percentiles(

@@ -18,6 +18,7 @@ from kaywatch_agent.model.records import NodeRevisits
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.cost import MeanCost, mean_costs
+from kaywatch_agent.rules.departures import Departure, departure, has_departed
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.windows import (
     Group,
@@ -131,6 +132,7 @@ def relative_visits(
     nodes = select_nodes(rule.per, rule.match)
     runs = _ended_runs(windows)
     most: dict[Group, tuple[float, int, _RunVisits]] = {}
+    departed: dict[Group, list[Departure]] = {}
     for seen in _visits_of_nodes(rule, windows):
         labels = dict(zip(metrics.NODE_LABELS, seen.place, strict=True))
         group = nodes.group_of(labels)
@@ -140,6 +142,9 @@ def relative_visits(
         if runs.get(seen.place[:2], 0) < MIN_RUNS:
             usual = max(UNKNOWN_USUAL, usual)
         value = max(seen.visits, seen.cycle * cycle_weight) / usual
+        if seen.client is not None and has_departed(seen.client):
+            departed.setdefault(group, []).append(departure(seen.client, value))
+            continue
         if group not in most or value > most[group][0]:
             most[group] = value, usual, seen
     # Costs are only looked up for a loop: nearly always, there is none.
@@ -149,7 +154,7 @@ def relative_visits(
     for group, (value, usual, seen) in most.items():
         text = seen.text(usual, cycle_weight, costs.get(group))
         values[group] = LiveValue(value, text, usual=float(usual))
-    return values
+    return _with_departures(values, departed)
 
 
 def most_visits(
@@ -172,7 +177,7 @@ def most_visits(
     for group, run in _runs_in_progress(selector, data.clients).items():
         if run.visits >= values.get(group, LiveValue(0.0)).value:
             values[group] = LiveValue(float(run.visits), run.note)
-    return values
+    return _with_departures(values, _departed_runs(selector, data.clients))
 
 
 # -- inside --------------------------------------------------------------------------
@@ -186,12 +191,14 @@ class _RunVisits(NamedTuple):
         visits: all of them.
         cycle: those since the run last reached a new node; 0 if the run has ended.
         note: which run it is, if it is in progress.
+        client: the process of a run that has not ended, as far as it is known.
     """
 
     place: NodePlace
     visits: int
     cycle: int = 0
     note: str = ""
+    client: Client | None = None
 
     def text(self, usual: int, weight: float, cost: MeanCost | None) -> str:
         """Return a sentence on the visits, and what those beyond the usual cost."""
@@ -220,24 +227,55 @@ def _runs_in_progress(
 ) -> dict[Group, _LongestRun]:
     longest: dict[Group, _LongestRun] = {}
     for client in clients:
-        # The runs of a process that died have ended with it.
+        # The runs of a process that died went away with it.
         if client.state is not ClientState.CONNECTED:
             continue
-        runs = [NodeRevisits(f.graph, "", f.visits, f.run) for f in client.in_flight]
-        for seen in (*runs, *client.loops):
-            kind = Kind.NODE if seen.node else Kind.RUN
-            key = SeriesKey(kind, client.service, seen.graph, seen.node)
-            group = selector.group(key)
-            known = longest.get(group) if group is not None else None
-            if group is None or (known and seen.visits <= known.visits):
-                continue
-            note = f"pid {client.pid} on {client.host}, run {seen.run}"
-            longest[group] = _LongestRun(seen.visits, note)
+        for group, seen in _runs_of(selector, client):
+            known = longest.get(group)
+            if known is None or seen.visits > known.visits:
+                note = f"pid {client.pid} on {client.host}, run {seen.run}"
+                longest[group] = _LongestRun(seen.visits, note)
     return longest
 
 
+def _departed_runs(
+    selector: SeriesSelector, clients: Iterable[Client]
+) -> dict[Group, list[Departure]]:
+    departed: dict[Group, list[Departure]] = {}
+    for client in filter(has_departed, clients):
+        for group, seen in _runs_of(selector, client):
+            departed.setdefault(group, []).append(departure(client, seen.visits))
+    return departed
+
+
+def _runs_of(
+    selector: SeriesSelector, client: Client
+) -> Iterator[tuple[Group, NodeRevisits]]:
+    """Yield the visits of a client's runs that have not ended, by group."""
+    runs = [NodeRevisits(f.graph, "", f.visits, f.run) for f in client.in_flight]
+    for seen in (*runs, *client.loops):
+        kind = Kind.NODE if seen.node else Kind.RUN
+        key = SeriesKey(kind, client.service, seen.graph, seen.node)
+        group = selector.group(key)
+        if group is not None:
+            yield group, seen
+
+
+def _with_departures(
+    values: dict[Group, LiveValue], departed: Mapping[Group, list[Departure]]
+) -> dict[Group, LiveValue]:
+    """Return the values, with what went away in each group."""
+    for group, several in departed.items():
+        known = values.get(group, LiveValue(0.0))
+        values[group] = known._replace(departed=tuple(several))
+    return values
+
+
 def _visits_of_nodes(rule: Rule, windows: WindowCache) -> Iterator[_RunVisits]:
-    """Yield nodes that one run has visited again: how often, and which run."""
+    """Yield nodes that one run has visited again: how often, and which run.
+
+    The runs of processes that went away are among them.
+    """
     data = windows.input
     first = int((data.now - rule.window) // BUCKET_SECONDS)
     for bucket, visits_by_row in data.view.longest.items():
@@ -246,13 +284,12 @@ def _visits_of_nodes(rule: Rule, windows: WindowCache) -> Iterator[_RunVisits]:
             if key.kind is Kind.NODE:
                 yield _RunVisits((key.service, key.graph, key.node), visits)
     for client in data.clients:
-        if client.state is not ClientState.CONNECTED:
-            continue
-        for loop in client.loops:
+        # An orderly end is the end of its runs.
+        for loop in client.loops if client.state is not ClientState.ENDED else ():
             if loop.node:
                 place = client.service, loop.graph, loop.node
                 note = f"pid {client.pid} on {client.host}, run {loop.run}"
-                yield _RunVisits(place, loop.visits, loop.cycle, note)
+                yield _RunVisits(place, loop.visits, loop.cycle, note, client)
 
 
 def _ended_runs(windows: WindowCache) -> dict[Group, int]:

@@ -17,6 +17,7 @@ from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.rules.departures import Departure
 from kaywatch_agent.rules.formulas import MetricContext
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Metric
@@ -49,12 +50,14 @@ class LiveValue(NamedTuple):
         note: what is behind it, for messages; may be empty.
         executions: the executions or runs that it is about.
         usual: what it is relative to; NaN for nothing.
+        departed: what went away with processes, and may have lowered the value.
     """
 
     value: float
     note: str = ""
     executions: int = 0
     usual: float = math.nan
+    departed: tuple[Departure, ...] = ()
 
 
 class EvalInput(NamedTuple):

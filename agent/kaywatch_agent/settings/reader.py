@@ -27,6 +27,7 @@ __all__ = [
     "Unit",
     "check_url",
     "section",
+    "valid_section",
 ]
 
 _Section = TypeVar("_Section")
@@ -81,6 +82,16 @@ class ErrorCollector:
         except ConfigError as error:
             self._errors += [error, *error.others]
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The paths of the keys that have an error."""
+        return frozenset(error.key for error in self._errors)
+
+    def add_others(self, found: ErrorCollector) -> None:
+        """Add the errors of keys that have none yet."""
+        keys = self.keys
+        self._errors += [error for error in found._errors if error.key not in keys]
+
     def raise_all(self) -> None:
         """Raise the collected errors, each once, if there are any.
 
@@ -88,10 +99,14 @@ class ErrorCollector:
             ConfigError: the first error; its `others` are the rest.
         """
         if self._errors:
-            # All tiers of a burn rate have the errors of their table.
-            first, *others = {str(error): error for error in self._errors}.values()
-            first.others = tuple(others)
-            raise first
+            raise self.error()
+
+    def error(self) -> ConfigError:
+        """Return the first of the collected errors, of which there must be one."""
+        # All tiers of a burn rate have the errors of their table.
+        first, *others = {str(error): error for error in self._errors}.values()
+        first.others = tuple(others)
+        return first
 
 
 def section(
@@ -120,6 +135,47 @@ def section(
         raise ConfigError(f"{path}.{error.key}", str(error)) from None
     except ValueError as error:
         raise ConfigError(path, str(error)) from None
+
+
+def valid_section(
+    kind: type[_Section], values: object, path: str, problems: ErrorCollector
+) -> _Section | None:
+    """Return a dataclass with the valid values of a table, to validate them further.
+
+    Invalid keys have their defaults, also in the tables within the table.
+
+    Args:
+        kind: the dataclass.
+        values: the table.
+        path: the table's path.
+        problems: gets the errors of the table.
+
+    Returns:
+        None if a required key is missing or invalid.
+    """
+    errors = ErrorCollector()
+    with errors.collect():
+        return section(kind, values, path)
+    problems.add_others(errors)
+    if not isinstance(values, dict):
+        return None
+    hints = typing.get_type_hints(kind, include_extras=True)
+    valid: dict[str, Any] = {}
+    for spec in dataclasses.fields(cast("Any", kind)):
+        key, hint = spec.name.rstrip("_"), hints[spec.name]
+        if key not in values:
+            continue
+        if dataclasses.is_dataclass(hint):
+            part = valid_section(
+                cast("type[Any]", hint), values[key], _join(path, key), problems
+            )
+            valid |= {} if part is None else {spec.name: part}
+            continue
+        with contextlib.suppress(ConfigError):
+            valid[spec.name] = convert(hint, values[key], _join(path, key))
+    with contextlib.suppress(TypeError, ValueError):
+        return kind(**valid)
+    return None
 
 
 def _convert_values(

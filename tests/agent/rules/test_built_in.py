@@ -321,6 +321,33 @@ def test_the_usual_visits_survive_a_restart() -> None:
     assert ("runaway", PLACE) in firing(harness)
 
 
+def test_a_loop_of_several_nodes_is_one_alert() -> None:
+    harness = learned_harness(2)
+
+    def circle(visits: int) -> None:
+        """Let three nodes take turns: each is sometimes one visit ahead."""
+        for number in range(3):
+            loops = tuple(
+                NodeRevisits("shop", node, visits + (n <= number), "r1", visits)
+                for n, node in enumerate(("draft", "pay", "review"))
+            )
+            harness.process(7, loops=loops)
+            harness.wait(10)
+
+    for node in ("draft", "review"):
+        harness.ran(40, node=node)
+    for visits in range(200, 260, 10):
+        circle(visits)
+    rules = [rule for rule, _ in firing(harness)]
+    assert sorted(rules) == ["runaway", "unusual_loop"]
+    fired = [m.rule for _, to, _, m in harness.sent if to == "chat"]
+    assert fired == ["runaway"]
+    harness.process(7)
+    harness.wait(300)
+    assert firing(harness) == []
+    assert len(harness.engine.alerts) == 2
+
+
 def test_a_polling_loop_of_a_new_graph_is_not_reported() -> None:
     harness = built_in_harness()
     loop(harness, 100, cycle=98)
@@ -487,8 +514,8 @@ def test_a_run_that_costs_twice_as_much_as_a_week_ago() -> None:
 
     assert firing(harness) == [("cost_per_run", {"service": "web", "graph": "shop"})]
     assert harness.sent[0][3].summary == (
-        "web / shop: a run costs $0.05, $0.02 in the same hours a week ago: $0.72 more"
-        " in 1h"
+        "web / shop: a run costs $0.05 instead of $0.02 in the same hours a week ago,"
+        " $0.72 more in 1h in total"
     )
     spend_for_hours(harness, 2, 0.03)
     assert ("cost_per_run", "resolved") not in [
@@ -561,8 +588,8 @@ def test_a_node_that_is_slower_than_usual(
     assert firing(harness) == ([("slow", PLACE)] if fires else [])
     if fires:
         assert harness.sent[0][3].summary == (
-            "web / shop / pay: executions take 350ms on average, 100ms in the 24 hours"
-            " before: 35s more (140 in 5m)"
+            "web / shop / pay: executions take 350ms on average instead of 100ms in the"
+            " 24 hours before, 35s longer in total (140 in 5m)"
         )
 
 
@@ -575,7 +602,9 @@ def test_a_new_node_is_compared_with_the_hour_before() -> None:
         harness.wait(10)
 
     assert firing(harness) == [("slow", PLACE)]
-    assert " on average, 100ms in the 55m before: " in harness.sent[0][3].summary
+    assert (
+        " on average instead of 100ms in the 55m before, " in harness.sent[0][3].summary
+    )
 
 
 def run_at_night(harness: AlertHarness, hours: float, seconds: float) -> None:
@@ -598,7 +627,7 @@ def test_a_node_that_is_slow_every_night_is_not_slow_but_one_at_noon_is() -> Non
 
     assert firing(harness) == [("slow", PLACE)]
     summary = harness.sent[0][3].summary
-    assert "1s on average, 200ms in the same hours of yesterday: " in summary
+    assert "1s on average instead of 200ms in the same hours of yesterday, " in summary
 
 
 def test_what_took_long_for_months_is_forgotten_in_a_day() -> None:

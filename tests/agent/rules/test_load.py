@@ -329,8 +329,9 @@ def test_all_invalid_rules_are_reported_together() -> None:
 
     wrong = [str(error) for error in (caught.value, *caught.value.others)]
     assert [text.partition(":")[0] for text in wrong] == [
-        "rule[0].metric", "rule[1].metric", "rule[2].nam", "rule[2].name"
-    ]  # fmt: skip
+        *("rule[0].metric", "rule[1].metric", "rule[1].op", "rule[1].value"),
+        *("rule[2].nam", "rule[2].name"),
+    ]
 
 
 BAD_KEYS = {
@@ -358,10 +359,87 @@ def test_a_name_that_is_used_twice_is_reported_with_all_other_errors() -> None:
 
     wrong = [str(error) for error in (caught.value, *caught.value.others)]
     assert [text.partition(":")[0] for text in wrong] == [
-        *("alerting.namespac", "rule[0].metric", "rule[1].name", "rule[1].notify"),
+        *("alerting.namespac", "rule[0].metric", "rule[0].op", "rule[0].value"),
+        *("rule[1].name", "rule[1].notify"),
         *("rule[2].min_executions", "rule[2].runbook_url", "rule[2].match[0]"),
         *("rule[2].per", "rule[4].name"),
     ]
+
+
+def keys_of_errors(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    return [error.key for error in (caught.value, *caught.value.others)]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (
+            (
+                "[alerting]\nnamespac='x'\nevaluation_interval='9h'\n"
+                "[alerting.thresholds]\nlow_trafic=0.5\nsuccess_rate_min=95\n"
+                "stuck='x'\nerror_rate_max=-1"
+            ),
+            [
+                "alerting.namespac",
+                "alerting.thresholds.low_trafic",
+                "alerting.thresholds.stuck",
+                "alerting.thresholds.success_rate_min",
+                "alerting.thresholds.error_rate_max",
+                "alerting.evaluation_interval",
+            ],
+        ),
+        (
+            (
+                "[[rule]]\nname='a'\nmetric='error_rate'\nop='=>'\nvalue=20\n"
+                "windo='5m'\nrunbook_url='x'\nnotify=['nobody']"
+            ),
+            [
+                *("rule[0].op", "rule[0].windo", "rule[0].runbook_url"),
+                *("rule[0].value", "rule[0].notify"),
+            ],
+        ),
+        (
+            "[[rule]]\nname='a b'\nmetric='error_rat'\nop='=>'",
+            ["rule[0].name", "rule[0].op", "rule[0].metric", "rule[0].value"],
+        ),
+        (
+            "[[rule]]\nname='a'\nkind='stuck'\nmax_agee='5m'\nfactor=0.5",
+            ["rule[0].max_agee", "rule[0].factor"],
+        ),
+    ],
+)
+def test_an_unknown_key_does_not_hide_other_errors(text: str, keys: list[str]) -> None:
+    assert sorted(keys_of_errors(text)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        (
+            "metric='memory_rss'\nop='>'\nvalue=1024",
+            (
+                "rule[0].value: memory_rss > 1024 is always true: the metric is in"
+                " bytes; write 1073741824 for 1024 MiB"
+            ),
+        ),
+        (
+            "when='memory_rss < 512 and cpu_percent > 5'",
+            (
+                "rule[0].when: memory_rss < 512 is never true: the metric is in bytes;"
+                " write 536870912 for 512 MiB"
+            ),
+        ),
+    ],
+)
+def test_a_size_that_was_meant_in_mib_is_warned_of(keys: str, warning: str) -> None:
+    assert read(f"[[rule]]\nname='r'\n{keys}").warnings == (warning,)
+
+
+def test_a_size_in_bytes_is_not_warned_of() -> None:
+    rule = "[[rule]]\nname='r'\nmetric='memory_rss'\nop='>'\nvalue=5e8"
+    assert read(rule).warnings == ()
 
 
 def test_a_label_that_no_alert_has_is_warned_of() -> None:

@@ -165,8 +165,8 @@ def _add_alert(problem: ProblemView, facts: AlertDetails) -> None:
 def _is_about(facts: AlertDetails, problem: ProblemView) -> bool:
     """Return whether an alert is about the place of a problem.
 
-    A run that goes in circles is one problem of its graph, with an alert for each node
-    on its way.
+    A run that goes in circles is one problem of its graph. Its alerts name one of the
+    nodes on its way.
     """
     names = ["service", "graph", "node"]
     if facts.rule in _LOOPS:

@@ -117,8 +117,8 @@ def test_a_node_is_slow_by_its_rule_or_by_its_past(watched: Served) -> None:
         )
         problem = problems(other)["slow"]
         # Whether in the day or in the hour before depends on the time of the test.
-        assert "on average, 1" in problem["text"]
-        assert " before: " in problem["text"]
+        assert "on average instead of 1" in problem["text"]
+        assert " before, " in problem["text"]
         # Of one execution every five seconds, since the onset.
         onset = now - problem["since"]
         assert abs(onset - 600) <= 15
@@ -225,9 +225,9 @@ def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     assert problem["details"][:2] == ["1,000 node visits so far", spent]
     alerts = watched.get("/api/v1/alerts", state="firing")["alerts"]
     assert {alert["rule"] for alert in alerts} == {"runaway", "unusual_loop"}
-    assert {alert["labels"]["node"] for alert in alerts} == {"check", "pay"}
+    assert len(alerts) == 2  # one of each rule, not of each node
     assert {alert["id"] for alert in problem["alerts"]} == {a["id"] for a in alerts}
-    assert {alert["node"] for alert in problem["alerts"]} == {"check", "pay"}
+    assert {alert["node"] for alert in problem["alerts"]} <= {"check", "pay"}
 
 
 def test_an_alert_without_another_problem_is_one(watched: Served) -> None:
