@@ -136,9 +136,9 @@ def _cost_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]
         spent = cost.get(group, 0.0)
         now, usual = spent / count, spent_before / before
         note = (
-            f"a run costs {money(now)} instead of {money(usual)} {LAST_WEEK.name},"
-            f" {money(max(0.0, spent - usual * count))} more in"
-            f" {duration(rule.window)} in total"
+            f"a run costs {money(now)} instead of {money(usual)} {LAST_WEEK.name};"
+            f" the runs of {duration(rule.window)} cost"
+            f" {money(max(0.0, spent - usual * count))} more"
         )
         value = now / usual if spent >= MIN_WASTE else 0.0
         values[group] = LiveValue(value, note, int(count), usual)

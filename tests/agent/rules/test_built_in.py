@@ -514,8 +514,8 @@ def test_a_run_that_costs_twice_as_much_as_a_week_ago() -> None:
 
     assert firing(harness) == [("cost_per_run", {"service": "web", "graph": "shop"})]
     assert harness.sent[0][3].summary == (
-        "web / shop: a run costs $0.05 instead of $0.02 in the same hours a week ago,"
-        " $0.72 more in 1h in total"
+        "web / shop: a run costs $0.05 instead of $0.02 in the same hours a week ago;"
+        " the runs of 1h cost $0.72 more"
     )
     spend_for_hours(harness, 2, 0.03)
     assert ("cost_per_run", "resolved") not in [
