@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from kaywatch_agent.aggregate.arrays import group, insert, spans, union
 
 __all__ = [
+    "ALL_DIMENSIONS",
     "EMPTY",
     "TICKS",
     "Dimension",
@@ -88,6 +89,9 @@ class Dimension(IntEnum):
     ACTION = 2  # number: that of the action, or of a run's EndPoint
     ERROR = 3  # number: that of the ErrorKey
     PHASES = 4  # number: a PhaseSum; the count is that sum
+
+
+ALL_DIMENSIONS: Final = frozenset(Dimension)
 
 
 class PhaseSum(IntEnum):

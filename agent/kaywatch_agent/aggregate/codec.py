@@ -9,13 +9,20 @@ the previous version can read a file.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import ROW_SHIFT, Bucket, select
+from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
+    ROW_SHIFT,
+    Bucket,
+    Dimension,
+    select,
+)
 from kaywatch_agent.aggregate.compression import (
     UNIT,
     CompressedBucket,
@@ -44,16 +51,14 @@ def encode(bucket: Bucket) -> bytes:
 def decode(
     data: bytes,
     rows: NDArray[np.int64] | None = None,
-    facts: bool = True,
-    phases: bool = True,
+    dimensions: Collection[Dimension] = ALL_DIMENSIONS,
 ) -> Bucket:
     """Return the bucket that was encoded, or a part of it.
 
     Args:
         data: the bytes.
         rows: as of `decompress`, like the others.
-        facts: whether facts are wanted; others may be returned as well.
-        phases: whether those about phases are wanted.
+        dimensions: others may be returned as well.
 
     Raises:
         ValueError: the bytes are not an encoded bucket.
@@ -64,7 +69,7 @@ def decode(
             bucket = _version_4(columns)
             return bucket if rows is None else select(bucket, rows)
         known = {name: columns[name] for name in CompressedBucket._fields}
-        return decompress(CompressedBucket(**known), rows, facts, phases)
+        return decompress(CompressedBucket(**known), rows, dimensions)
     except (struct.error, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise ValueError(f"no bucket: {error}") from None
     except IndexError:

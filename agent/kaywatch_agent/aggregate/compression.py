@@ -14,6 +14,7 @@ columns of their own.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.arrays import DENSE_FACTOR, DENSE_FLOOR, spans
 from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
     DIMENSION_SHIFT,
     EMPTY,
     NUMBER_MASK,
@@ -131,16 +133,15 @@ def pack(bucket: Bucket) -> CompressedBucket:
 def decompress(
     packed: CompressedBucket,
     rows: Ints | None = None,
-    facts: bool = True,
-    phases: bool = True,
+    dimensions: Collection[Dimension] = ALL_DIMENSIONS,
 ) -> Bucket:
     """Return the bucket that was compressed, or a part of it.
 
     Args:
         packed: the compressed bucket.
         rows: the only rows wanted, sorted; None for all.
-        facts: whether facts are wanted; most of the time is theirs.
-        phases: whether those about phases are wanted; half of the time is theirs.
+        dimensions: those of the facts wanted. Most of the time is that of facts, half
+            of it that of phases.
     """
     at = slice(None) if rows is None else _find(packed, rows)
     present = packed.rows[at].astype(np.int64)
@@ -161,12 +162,12 @@ def decompress(
         _times(packed, at),
         fill(last, packed.last_at, packed.last, at),
     ]
-    if not facts:
+    if not dimensions:
         return Bucket._make([*columns, EMPTY.fact_keys, EMPTY.fact_counts])
-    keys, counts = _facts_of(packed, at, present)
-    if phases and len(packed.prep):
+    keys, counts, sizes = _facts_of(packed, at, present, dimensions)
+    if Dimension.PHASES in dimensions and len(packed.prep):
         known = _phase_sums(packed, at, executions, total)
-        keys, counts = _add_phases(packed, at, present, (keys, counts), known)
+        keys, counts = _add_phases(present, sizes, (keys, counts), known)
     return Bucket._make([*columns, keys, counts])
 
 
@@ -316,8 +317,13 @@ def _times(packed: CompressedBucket, at: Positions) -> Floats:
     return times
 
 
-def _facts_of(packed: CompressedBucket, at: Positions, rows: Ints) -> tuple[Ints, Ints]:
-    """Return the keys and counts of the facts of some rows, except for phases."""
+def _facts_of(
+    packed: CompressedBucket,
+    at: Positions,
+    rows: Ints,
+    dimensions: Collection[Dimension],
+) -> tuple[Ints, Ints, Ints]:
+    """Return the keys and counts of facts, except for phases, and the facts per row."""
     sizes = packed.facts_per_row[at].astype(np.int64)
     facts: Positions = slice(None)
     if not isinstance(at, slice):
@@ -325,29 +331,36 @@ def _facts_of(packed: CompressedBucket, at: Positions, rows: Ints) -> tuple[Ints
         before = packed.facts_per_row[: at.max(initial=-1) + 1]
         ends = np.cumsum(before, dtype=np.int64)[at]
         facts = spans(ends - sizes, sizes)
+    kinds = packed.facts[facts]
     keys = np.repeat(rows << ROW_SHIFT, sizes)
-    keys |= packed.kinds.take(packed.facts[facts])  # twice as fast as an index
+    is_wanted = np.zeros(len(Dimension), np.bool_)
+    is_wanted[list(dimensions)] = True
+    if not is_wanted[:_DIMENSIONS].all():
+        wanted_kinds = is_wanted[packed.kinds >> DIMENSION_SHIFT]
+        kept = np.flatnonzero(wanted_kinds.take(kinds))
+        kinds, keys = kinds[kept], keys[kept]
+        facts = kept if isinstance(facts, slice) else facts[kept]
+        sizes = np.diff(np.searchsorted(kept, np.cumsum(sizes)), prepend=0)
+    keys |= packed.kinds.take(kinds)  # twice as fast as an index
     counts: NDArray[Any] = packed.counts
     if len(packed.counts_large):
         counts = unescape(counts, packed.counts_large)
     ones = np.ones(len(keys), np.int64)
-    return keys, fill(ones, packed.counts_at, counts, facts)
+    return keys, fill(ones, packed.counts_at, counts, facts), sizes
 
 
 def _add_phases(
-    packed: CompressedBucket,
-    at: Positions,
     rows: Ints,
+    others: Ints,
     facts: tuple[Ints, Ints],
     known: tuple[Ints, Ints],
 ) -> tuple[Ints, Ints]:
     """Return all facts of some rows: those about phases follow the others of a row.
 
     Args:
-        packed: the bucket.
-        at: the positions of the rows.
         rows: the rows.
-        facts: their other facts, as of `_facts_of`.
+        others: how many other facts each has.
+        facts: these, as of `_facts_of`.
         known: their phases, as of `_phase_sums`.
     """
     of, sums = known
@@ -357,14 +370,14 @@ def _add_phases(
     keys = (rows[of] << ROW_SHIFT)[row] | (number + _FIRST_PHASE)
     sizes = np.zeros(len(rows), np.int64)
     sizes[of] = np.bincount(row, minlength=len(of))
-    place = np.repeat(np.cumsum(packed.facts_per_row[at], dtype=np.int64), sizes)
+    place = np.repeat(np.cumsum(others), sizes)
     place += np.arange(len(place))
     is_other = np.ones(len(facts[0]) + len(place), np.bool_)
     is_other[place] = False
-    others = np.flatnonzero(is_other)
+    before = np.flatnonzero(is_other)
     joined_keys, joined_counts = np.empty((2, len(is_other)), np.int64)
-    joined_keys[others], joined_keys[place] = facts[0], keys
-    joined_counts[others], joined_counts[place] = facts[1], sums.ravel()[some]
+    joined_keys[before], joined_keys[place] = facts[0], keys
+    joined_counts[before], joined_counts[place] = facts[1], sums.ravel()[some]
     return joined_keys, joined_counts
 
 

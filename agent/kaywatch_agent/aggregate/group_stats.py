@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
     DIMENSION_SHIFT,
     NUMBER_MASK,
     ROW_SHIFT,
@@ -31,7 +32,6 @@ from kaywatch_agent.aggregate.bucket import (
 from kaywatch_agent.model.series import SeriesKey
 
 __all__ = [
-    "ALL_DIMENSIONS",
     "GroupStats",
     "Numbers",
     "PhaseStats",
@@ -47,7 +47,6 @@ Positions = Ints | slice
 
 T = TypeVar("T", bound=Hashable)
 
-ALL_DIMENSIONS: Final = frozenset(Dimension)
 DIMENSION_MASK: Final = (1 << (ROW_SHIFT - DIMENSION_SHIFT)) - 1
 FACT_MASK: Final = (1 << ROW_SHIFT) - 1
 

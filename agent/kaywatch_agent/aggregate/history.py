@@ -7,7 +7,7 @@ store when they are needed. Nothing else changes, because the store has them any
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import is_
 from typing import Final, NamedTuple, Protocol
@@ -15,7 +15,14 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, select
+from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
+    EMPTY,
+    Bucket,
+    Dimension,
+    merge,
+    select,
+)
 from kaywatch_agent.aggregate.compression import CompressedBucket, compress, decompress
 
 __all__ = ["ClosedBucket", "History", "StoredBucket"]
@@ -61,8 +68,7 @@ class ReadBucket(Protocol):
         self,
         number: int,
         rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
         /,
     ) -> Bucket:
         """Return the bucket; the arguments are those of `decompress`."""
@@ -109,8 +115,10 @@ class History(Mapping[int, Bucket]):
         """
         self._buckets = buckets
         self._read = read
-        # Filled by readers, in any thread; a block takes the memory of five buckets.
+        # Shared by a history and those that follow it, and filled by readers in any
+        # thread; a block takes the memory of five buckets.
         self._blocks: dict[int, _Block] = {}
+        self._missing: set[int] = set()
 
     def __getitem__(self, number: int) -> Bucket:
         return self.part(number)
@@ -119,8 +127,7 @@ class History(Mapping[int, Bucket]):
         self,
         number: int,
         rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Bucket:
         """Return a part of a bucket; the arguments are those of `decompress`.
 
@@ -128,9 +135,9 @@ class History(Mapping[int, Bucket]):
         """
         bucket = self._buckets[number]
         if isinstance(bucket, ClosedBucket):
-            return decompress(bucket.packed, rows, facts, phases)
+            return decompress(bucket.packed, rows, dimensions)
         if isinstance(bucket, StoredBucket):
-            return self._read(number, rows, facts, phases)
+            return self._read(number, rows, dimensions)
         return bucket if rows is None else select(bucket, rows)
 
     def __iter__(self) -> Iterator[int]:
@@ -154,27 +161,47 @@ class History(Mapping[int, Bucket]):
         return sum(isinstance(b, StoredBucket) for b in self._buckets.values())
 
     def merged(
-        self, numbers: Iterable[int], rows: NDArray[np.int64] | None = None
+        self,
+        numbers: Iterable[int],
+        rows: NDArray[np.int64] | None = None,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Iterator[Bucket]:
         """Yield few buckets with the events of many.
 
         Args:
             numbers: those of the buckets, sorted.
             rows: the only rows wanted, sorted; None for all. A call for some rows
-                merges one block at most, because merging takes longer than reading.
+                leaves blocks to `merge_missing`, which takes longer than to read them.
+            dimensions: those of the facts wanted; others may be yielded as well.
         """
-        is_merging = True
         for number, members in groupby(numbers, lambda each: each // BLOCK_BUCKETS):
             group = list(members)
             if len(group) == BLOCK_BUCKETS and all(map(self.is_closed, group)):
                 block = self._block(number)
-                if block is None and is_merging:
+                if block is None and rows is None:
                     block = self._merge_block(number)
-                    is_merging = rows is None
                 if block is not None:
-                    yield decompress(block.merged, rows)
+                    yield decompress(block.merged, rows, dimensions)
                     continue
-            yield from (self.part(each, rows) for each in group)
+                self._missing.add(number)
+            yield from (self.part(each, rows, dimensions) for each in group)
+
+    @property
+    def is_block_missing(self) -> bool:
+        """Whether a reader would have been faster with a block that is not merged."""
+        return bool(self._missing)
+
+    def merge_missing(self) -> None:
+        """Merge one block that a reader missed; in a thread, as it may take 0.3 s."""
+        while self._missing:
+            number = self._missing.pop()
+            first = number * BLOCK_BUCKETS
+            members = range(first, first + BLOCK_BUCKETS)
+            if not all(each in self and self.is_closed(each) for each in members):
+                continue  # too old by now, or changed by a late event
+            if self._block(number) is None:
+                self._merge_block(number)
+                return
 
     def stored(self, number: int) -> object:
         """Return an object that is another one once the bucket has changed."""
@@ -208,8 +235,9 @@ class History(Mapping[int, Bucket]):
                 buckets[number] = each = ClosedBucket.of(bucket, like, current)
                 like = each.packed
         oldest = (current - kept) // BLOCK_BUCKETS
-        blocks = {n: b for n, b in self._blocks.copy().items() if n >= oldest}
-        return self._with(buckets, self._read, blocks)
+        for old in [block for block in self._blocks.copy() if block < oldest]:
+            self._blocks.pop(old, None)
+        return self._with(buckets, self._read)
 
     def shrink(self, limit: int, committed: int) -> History:
         """Return the history with at most `limit` bytes, without the oldest buckets.
@@ -233,29 +261,23 @@ class History(Mapping[int, Bucket]):
             if isinstance(bucket, ClosedBucket) and bucket.changed < committed:
                 buckets[number] = StoredBucket(bucket.version)
                 excess -= bucket.size
-        return self._with(buckets, self._read, self._blocks_within(excess))
+        self._drop_blocks(excess)
+        return self._with(buckets, self._read)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _with(
-        self,
-        buckets: Mapping[int, _AnyBucket],
-        read: ReadBucket,
-        blocks: dict[int, _Block] | None = None,
-    ) -> History:
+    def _with(self, buckets: Mapping[int, _AnyBucket], read: ReadBucket) -> History:
         history = History(buckets, read)
-        history._blocks = self._blocks.copy() if blocks is None else blocks
+        history._blocks, history._missing = self._blocks, self._missing
         return history
 
-    def _blocks_within(self, excess: int) -> dict[int, _Block]:
-        """Return the blocks without the oldest; those are merged again when read."""
-        blocks = {}
+    def _drop_blocks(self, excess: int) -> None:
+        """Drop the oldest blocks; they are merged again when read."""
         for number, block in sorted(self._blocks.copy().items()):
-            if excess > 0:
-                excess -= block.size
-            else:
-                blocks[number] = block
-        return blocks
+            if excess <= 0:
+                break
+            excess -= block.size
+            self._blocks.pop(number, None)
 
     def _versions(self, number: int) -> list[object]:
         """Return the versions of the buckets in a block."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
+    EMPTY,
+    Bucket,
+    Dimension,
+    merge,
+)
 from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
@@ -53,8 +59,7 @@ class BucketArchive(Protocol):
         self,
         number: int,
         rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Bucket:
         """Return a ten-second bucket; EMPTY if it is missing or unreadable.
 
@@ -115,7 +120,7 @@ class View(NamedTuple):
         start: float,
         end: float,
         resolution: float = math.inf,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield (start, bucket) for buckets that overlap [start, end), oldest first.
 
@@ -125,10 +130,10 @@ class View(NamedTuple):
             resolution: the longest bucket, in seconds, that is acceptable for times
                 more than an hour ago. Longer ones are yielded where no shorter ones
                 are kept.
-            phases: whether facts about phases are wanted.
+            dimensions: those of the facts wanted; others may be yielded as well.
         """
         yield from self.archived(start, end, resolution)
-        yield from self.recent(start, end, phases=phases)
+        yield from self.recent(start, end, None, dimensions)
 
     def archived(
         self, start: float, end: float, resolution: float = math.inf
@@ -149,8 +154,7 @@ class View(NamedTuple):
         start: float,
         end: float,
         rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield those of `between` that are in memory, or a part of each.
 
@@ -158,11 +162,10 @@ class View(NamedTuple):
             start: Unix seconds.
             end: Unix seconds.
             rows: the only series wanted, sorted; None for all.
-            facts: whether facts are wanted.
-            phases: whether those about phases are wanted.
+            dimensions: those of the facts wanted; others may be yielded as well.
         """
         for number in self.recent_numbers(start, end):
-            part = self.buckets.part(number, rows, facts, phases)
+            part = self.buckets.part(number, rows, dimensions)
             yield number * BUCKET_SECONDS, part
 
     def merged(self, start: float, end: float) -> Bucket:

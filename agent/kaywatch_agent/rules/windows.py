@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
     Bucket,
     Dimension,
     first_rows,
@@ -217,7 +218,8 @@ class WindowCache:
             # ten.
             start, end = view.now - window, view.now + BUCKET_SECONDS
             # No metric of a rule is about phases.
-            buckets = view.between(start, end, window / COARSE, phases=False)
+            wanted = ALL_DIMENSIONS - {Dimension.PHASES}
+            buckets = view.between(start, end, window / COARSE, wanted)
             parts = (bucket for _, bucket in buckets)
             self._buckets[key] = gather(
                 parts if histograms else map(without_histograms, parts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
+from kaywatch_agent.aggregate.bucket import ALL_DIMENSIONS, EMPTY, Bucket, Dimension
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import read_only
 from kaywatch_agent.store.tiers import FINEST, HOUR, MINUTE
@@ -44,16 +44,15 @@ class Archive:
         self,
         number: int,
         rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
-        phases: bool = True,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> Bucket:
         """Return a ten-second bucket; EMPTY if it is missing or unreadable.
 
         The other arguments are those of `decompress`.
         """
-        wanted = (rows, facts, phases)
         try:
-            return tiers.bucket(self._connection, FINEST, number * FINEST, *wanted)
+            start = number * FINEST
+            return tiers.bucket(self._connection, FINEST, start, rows, dimensions)
         except _ERRORS as error:
             self._warn(error)
             return EMPTY

@@ -23,6 +23,7 @@ from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.web.api import clients, events
 from kaywatch_agent.web.api.parameters import parse
 from kaywatch_agent.web.api.schema import ClientDetails
+from kaywatch_agent.web.block_merger import BlockMerger
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.day_before import DayBefore
 from kaywatch_agent.web.endpoint import Endpoint
@@ -88,6 +89,12 @@ class WebApplication:
             "series_memory": SeriesMemory(),
         }
         self.feeds = LiveFeeds(self.snapshot, self.workers)
+        self._blocks = BlockMerger(self.workers)
+
+    def publish(self) -> None:
+        """Send changes to readers; called after each tick."""
+        self.feeds.publish()
+        self._blocks.advance(self._agent.view().buckets)
 
     def build(self) -> web.Application:
         """Return the aiohttp application."""

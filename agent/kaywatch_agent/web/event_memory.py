@@ -35,7 +35,7 @@ class EventMemory:
             if known is not None and known[0] is stored:
                 yield number, known[1]
                 continue
-            sums = layout.sum(view.buckets.part(number, facts=False))
+            sums = layout.sum(view.buckets.part(number, dimensions=()))
             if view.buckets.is_closed(number):
                 self._remember(view, number, stored, sums)
             yield number, sums

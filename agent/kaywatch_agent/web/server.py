@@ -123,7 +123,7 @@ class WebServer:
 
     def publish(self) -> None:
         """Send changes to subscribers; called after each tick."""
-        self.application.feeds.publish()
+        self.application.publish()
         if self._tls is not None:
             self._tls.refresh(time.monotonic())
 

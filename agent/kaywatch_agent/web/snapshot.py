@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, Dimension, merge
+from kaywatch_agent.aggregate.bucket import (
+    ALL_DIMENSIONS,
+    Bucket,
+    Dimension,
+    merge,
+)
 from kaywatch_agent.aggregate.completeness import (
     Completeness,
     EventLayout,
     EventSums,
 )
-from kaywatch_agent.aggregate.group_stats import (
-    ALL_DIMENSIONS,
-    GroupStats,
-    SeriesGroups,
-    few_rows,
-)
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HOUR, View, bucket_seconds
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.records import InFlight, NodeRevisits
@@ -54,6 +55,10 @@ __all__ = [
 
 T = TypeVar("T", bound=Hashable)
 R = TypeVar("R")
+
+# The rows of a part are read alone if all rows are this many times as many: finding
+# them takes less time than decompressing the others.
+PART_FACTOR: Final = 2
 
 Matches = Callable[[SeriesKey], bool]
 OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
@@ -156,9 +161,10 @@ class AgentSnapshot:
                 yield keys[row]
 
     def rows_of(self, matches: Matches) -> NDArray[np.int64] | None:
-        """Return the rows of matching series, sorted; None if they are not few."""
+        """Return the rows of matching series, sorted; None if they are most of all."""
         included = np.fromiter(map(matches, self.keys), np.bool_, len(self.keys))
-        return few_rows(np.where(included, 0, -1))
+        rows = np.flatnonzero(included)
+        return rows if len(rows) * PART_FACTOR <= len(included) else None
 
     def groups(
         self,
@@ -219,6 +225,7 @@ class Window:
         end: str | None = None,
         buckets: list[Bucket] | None = None,
         matches: Matches | None = None,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> None:
         """Select buckets.
 
@@ -230,6 +237,7 @@ class Window:
             end: when the window ends, as a parameter's text; None for now.
             buckets: those of the window, if they are known.
             matches: the only series whose statistics will be read; None for all.
+            dimensions: the only ones that will be read of these.
         """
         seconds = window_seconds(duration) if isinstance(duration, str) else duration
         if seconds is None and end is not None:
@@ -242,11 +250,21 @@ class Window:
         self._snapshot = snapshot
         # Completeness concerns all series, as a lost event has no known one.
         self._rows = None if matches is None else snapshot.rows_of(matches)
-        self._archived = EMPTY
+        self._dimensions = dimensions
         if buckets is None:
             # Merged once, as the statistics of several groups are read.
             buckets = [self._merge()]
         self._buckets = buckets
+
+    def of_series(
+        self, matches: Matches, dimensions: Collection[Dimension] = ALL_DIMENSIONS
+    ) -> Window:
+        """Return the same period with other series; see the constructor."""
+        other: Window = copy(self)
+        other._rows = self._snapshot.rows_of(matches)
+        other._dimensions = dimensions
+        other._buckets = [other._merge()]
+        return other
 
     def stats(
         self,
@@ -282,16 +300,18 @@ class Window:
                 completeness.add_sums(sums)
         return completeness
 
+    @cached_property
+    def _archived(self) -> Bucket:
+        """The events that are no longer in memory, of all series."""
+        archived = self._snapshot.view.archived(self.start, self.end)
+        return merge(bucket for _, bucket in archived)
+
     def _merge(self) -> Bucket:
         view = self._snapshot.view
         if self.seconds is None:
             return view.totals
-        if self._rows is None:
-            return view.merged(self.start, self.end)
-        archived = view.archived(self.start, self.end)
-        self._archived = merge(bucket for _, bucket in archived)
         numbers = view.recent_numbers(self.start, self.end)
-        recent = view.buckets.merged(numbers, self._rows)
+        recent = view.buckets.merged(numbers, self._rows, self._dimensions)
         return merge(chain([self._archived], recent))
 
     def _collect(

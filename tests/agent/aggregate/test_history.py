@@ -73,14 +73,18 @@ def test_merged_blocks_have_the_events_of_their_buckets() -> None:
             assert is_close(merge(few), expected)
     assert len(list(history.merged(numbers))) == 2 + 60
 
-    # For some rows, one block is merged at a time.
+    # For some rows, blocks are merged afterwards, one at a time; also of later ticks.
     some = np.unique(merge(buckets.values()).rows[::3])
     expected = select(merge(buckets.values()), some)
     fresh = History({}).advance(buckets, 1_199, 360)
-    for size in (1 + 60 + 60, 2 + 60, 2 + 60):
+    assert not fresh.is_block_missing
+    for size in (60 + 60 + 60, 1 + 60 + 60, 2 + 60):
         few = list(fresh.merged(numbers, some))
         assert len(few) == size
         assert is_close(merge(few), expected)
+        assert fresh.is_block_missing is (size > 2 + 60)
+        before, fresh = fresh, fresh.advance({}, 1_199, 360)
+        before.merge_missing()
 
     # A late event: only its block is merged again.
     late = merge([buckets[1_100], reduce(events(9))])
@@ -88,6 +92,18 @@ def test_merged_blocks_have_the_events_of_their_buckets() -> None:
     expected = merge({**buckets, 1_100: late}.values())
     assert is_close(merge(after.merged(numbers)), expected)
     assert is_close(merge(history.merged(numbers)), merge(buckets.values()))
+
+
+def test_a_block_that_is_too_old_by_now_is_not_merged() -> None:
+    buckets = dict.fromkeys(range(1_020, 1_080), reduce(events(10)))
+    history = History({}).advance(buckets, 1_100, 360)
+    list(history.merged(sorted(buckets), np.array([3])))
+    later = history.advance({}, 1_400, 360)
+
+    assert later.is_block_missing
+    later.merge_missing()
+    assert not later.is_block_missing
+    assert not later._blocks
 
 
 def is_close(one: Bucket, other: Bucket) -> bool:
@@ -129,7 +145,7 @@ class Reader:
         self.buckets = buckets
         self.numbers: list[int] = []
 
-    def read(self, number: int, rows: np.ndarray | None = None, *_: bool) -> Bucket:
+    def read(self, number: int, rows: np.ndarray | None = None, *_: object) -> Bucket:
         self.numbers.append(number)
         bucket = self.buckets[number]
         return bucket if rows is None else select(bucket, rows)
@@ -156,7 +172,7 @@ def test_the_oldest_buckets_beyond_the_limit_are_read_from_the_store() -> None:
     for number, bucket in store.buckets.items():
         assert is_same(shrunk[number], bucket)
     assert store.numbers == spilled(shrunk)
-    part = shrunk.part(100, np.array([3, 7]), facts=False)
+    part = shrunk.part(100, np.array([3, 7]), dimensions=())
     assert np.array_equal(part.rows, [3, 7])
 
 

@@ -10,8 +10,13 @@ from msgspec import Meta
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.model.series import Kind
-from kaywatch_agent.web.api.graphs import GraphSummary, graph_places, summarize_graphs
+from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.web.api.graphs import (
+    NODE_DIMENSIONS,
+    GraphSummary,
+    graph_places,
+    summarize_graphs,
+)
 from kaywatch_agent.web.api.list_pages import (
     Cursor,
     ListPage,
@@ -67,14 +72,22 @@ def list_graphs(snapshot: AgentSnapshot, query: GraphListQuery) -> GraphList:
     page = _page(snapshot, query, names)
     shown = frozenset(page.names)
     matches = matching(service=query.service, graph=query.graph)
+
+    def is_shown(key: SeriesKey) -> bool:
+        return key.graph in shown and matches(key)
+
     window = Window(
         snapshot,
         query.window,
         query.end,
-        matches=lambda key: key.graph in shown and matches(key),
+        matches=lambda key: key.kind is not Kind.NODE and is_shown(key),
+    )
+    # Apart: nodes are most of the series, and most of their facts are not shown.
+    nodes = window.of_series(
+        lambda key: key.kind is Kind.NODE and is_shown(key), NODE_DIMENSIONS
     )
     shown_places = {place for place in places if place[0] in shown}
-    graphs = summarize_graphs(snapshot, window, query.service, shown_places)
+    graphs = summarize_graphs(snapshot, window, nodes, query.service, shown_places)
     place = {name: n for n, name in enumerate(page.names)}
     graphs.sort(key=lambda graph: place[graph.graph])
     return GraphList(
@@ -100,7 +113,13 @@ def _page(snapshot: AgentSnapshot, query: GraphListQuery, names: list[str]) -> L
         groups = snapshot.groups(
             [Kind.RUN], lambda key: key.graph if matches(key) else None, names
         )
-        window = Window(snapshot, query.window, query.end, matches=matches)
+        window = Window(
+            snapshot,
+            query.window,
+            query.end,
+            matches=lambda key: key.kind is Kind.RUN and matches(key),
+            dimensions=dimensions,
+        )
         return window.stats(groups, dimensions)
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -28,6 +28,7 @@ from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
 __all__ = [
+    "NODE_DIMENSIONS",
     "GraphSummary",
     "export",
     "graph_places",
@@ -35,6 +36,10 @@ __all__ = [
     "summarize_graphs",
     "union_of",
 ]
+
+
+# What a summary of a graph contains of its nodes.
+NODE_DIMENSIONS: Final = frozenset({Dimension.OUTCOME, Dimension.ACTION})
 
 
 class GraphStatsQuery(Struct, frozen=True, kw_only=True):
@@ -135,7 +140,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
     matches = matching(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     places = graph_places(snapshot, query.service, query.graph)
-    graphs = summarize_graphs(snapshot, window, query.service, places)
+    graphs = summarize_graphs(snapshot, window, window, query.service, places)
     if not graphs:
         scope = f" in service {query.service!r}" if query.service else ""
         graph_names = {graph for graph, _ in graph_places(snapshot, query.service)}
@@ -154,7 +159,7 @@ def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     matches = matching(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     places = graph_places(snapshot, query.service, query.graph)
-    graphs = summarize_graphs(snapshot, window, query.service, places)
+    graphs = summarize_graphs(snapshot, window, window, query.service, places)
     nodes = summarize_nodes(snapshot, window, query)
     return Export(
         timestamp=snapshot.now,
@@ -183,6 +188,7 @@ def graph_places(
 def summarize_graphs(
     snapshot: AgentSnapshot,
     window: Window,
+    node_window: Window,
     service: str | None,
     places: set[tuple[str, str]],
 ) -> list[GraphSummary]:
@@ -190,7 +196,8 @@ def summarize_graphs(
 
     Args:
         snapshot: has the series.
-        window: includes the series of the graphs.
+        window: includes the runs of the graphs, and the calls of models.
+        node_window: the same period with the nodes, with at least `NODE_DIMENSIONS`.
         service: the only service whose topologies count; None for all.
         places: the graphs, each with its services. The same name in another service
             must not match.
@@ -205,7 +212,7 @@ def summarize_graphs(
     # All graphs are named in advance, so that those without an ended run are listed.
     graphs = PlaceGroups(snapshot, Kind.RUN, run, services)
     columns = _columns(snapshot, window, graphs)
-    nodes = _NodesByGraph(snapshot, window, places)
+    nodes = _NodesByGraph(snapshot, node_window, places)
     topologies = _topologies(snapshot, service)
     return [
         GraphSummary(
@@ -291,7 +298,7 @@ class _NodesByGraph:
         self.retries = dict.fromkeys(self.performance, 0)
         self.fallbacks = dict.fromkeys(self.performance, 0)
         groups = snapshot.groups([Kind.NODE], place)
-        stats = window.stats(groups, {Dimension.OUTCOME, Dimension.ACTION})
+        stats = window.stats(groups, NODE_DIMENSIONS)
         self._add_performance(groups, stats)
         actions = snapshot.view.registry.actions.values
         for group, number, count in stats.counted(Dimension.ACTION):

@@ -98,7 +98,13 @@ def _page(snapshot: AgentSnapshot, query: NodeListQuery, names: list[str]) -> Li
         groups = snapshot.groups(
             [Kind.NODE], lambda key: key.node if matches(key) else None, names
         )
-        window = Window(snapshot, query.window, query.end, matches=matches)
+        window = Window(
+            snapshot,
+            query.window,
+            query.end,
+            matches=lambda key: key.kind is Kind.NODE and matches(key),
+            dimensions=dimensions,
+        )
         return window.stats(groups, dimensions)
 
     try:

@@ -120,8 +120,7 @@ def recent_points(
         rows: the only series wanted, sorted; None for all.
         dimensions: those of the facts wanted; others may be yielded as well.
     """
-    wanted = bool(dimensions), Dimension.PHASES in dimensions
-    return _points(range, view.recent(range.first, range.end, rows, *wanted))
+    return _points(range, view.recent(range.first, range.end, rows, dimensions))
 
 
 def recent_events(
