@@ -326,7 +326,7 @@ def _sort(parts: Sequence[Bucket]) -> Bucket:
 def _latest(times: Floats, values: Floats, starts: Ints) -> tuple[Floats, Floats]:
     """Return each group's newest time, and the last of the values at that time."""
     newest = np.maximum.reduceat(times, starts)
-    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(times)]))
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(times)))
     at_newest = np.flatnonzero(times == newest[group])
     last = np.empty(len(starts))
     last[group[at_newest]] = values[at_newest]
