@@ -72,12 +72,9 @@ def _work(agent: Agent, seconds: float) -> int:
         time.sleep(seconds / REPLACEMENTS)
         # As a deployment does: the new one is there before the old one goes.
         web.append(_start(agent, "web"))
-        _end(web.popleft())
-        _end(batch)
-        ended += 2
-    until(
-        lambda: _count_ended(agent) == ended, "the agent knows that the processes ended"
-    )
+        for process in (web.popleft(), batch):
+            _end(agent, process)
+            ended += 1
     return ended
 
 
@@ -92,16 +89,20 @@ def _start(agent: Agent, role: str) -> subprocess.Popen[str]:
     return process
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Let a process end, which finishes its run first."""
+def _end(agent: Agent, process: subprocess.Popen[str]) -> None:
+    """Let a process end, which finishes its run first; wait until the agent knows."""
     assert process.stdin is not None
     process.stdin.close()
     code = process.wait(DEADLINE)
     assert code == 0, code
-
-
-def _count_ended(agent: Agent) -> int:
-    return sum(client["state"] == "ended" for client in _clients(agent))
+    # At once, because the agent forgets ended processes before an hour is over.
+    until(
+        lambda: any(
+            client["pid"] == process.pid and client["state"] == "ended"
+            for client in _clients(agent)
+        ),
+        "the agent knows that the process ended",
+    )
 
 
 def _clients(agent: Agent) -> list[dict[str, Any]]:
