@@ -27,7 +27,7 @@ export function HeatmapChart({
       subject={subject}
       hasData={hasData}
       table={() => heatmapTable(heatmap)}
-      note="Each cell counts the executions of a step that took up to its bound; darker is more."
+      note="Each cell counts the executions of one time step, by duration; a stronger color means more."
     >
       {hasData ? (
         <Cells title={title} heatmap={heatmap} />
