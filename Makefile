@@ -39,7 +39,7 @@ test-python:
 	@# Compiles the tests once, instead of in each worker.
 	@$(BIN)/pytest --collect-only -q $(TESTS) > /dev/null
 	@# More workers than cores, because tests wait about half of the time.
-	$(BIN)/pytest -n $$(($$(nproc) + 5)) $(TESTS)
+	$(BIN)/pytest -n $$(($$(nproc) + 3)) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

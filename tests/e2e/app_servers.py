@@ -24,6 +24,9 @@ CELLS = 18  # cells of the notebook that record an event
 SHOP = """
 import kaywatch
 
+# Beside other tests, a process may get less than the default of 2 s allows for.
+kaywatch.configure(exit_timeout=8)
+
 def work(*_):
     with kaywatch.execution("shop", "request"):
         pass

@@ -366,13 +366,14 @@ def test_what_a_server_did_is_counted_and_only_a_kill_is_a_death(
     assert "Exception ignored" not in server.output
     clients, account = server.clients(), server.account()
     died = [client for client in clients if client["state"] == "died"]
-    assert account["received"] == results.recorded[name].result()
+    recorded = results.recorded[name].result()
+    assert account["received"] == recorded, (account, clients, server.output)
     assert len(died) == account["deaths"] == case.deaths
     # Each death leaves at most one second unknown.
     assert (account["unknown_seconds"] > 0) == (account["ratio"] < 1) == bool(died)
     assert account["unknown_seconds"] <= 1.0 * len(died)
     assert len(clients) > case.recycled
-    row = describe(case, results.recorded[name].result(), account, len(died))
+    row = describe(case, recorded, account, len(died))
     assert row in table(), f"{PAGE}: expected the row {row}"
 
 

@@ -385,7 +385,9 @@ def test_an_update_that_fails_does_not_end_the_stream(served: Served) -> None:
     with reading(served) as reader:
         assert reader.block()["event"] == "full"
         served.source.view = broken  # type: ignore[method-assign]
-        publish(served)
+        # After the readers, the tick looks for blocks to merge, which fails at once.
+        with pytest.raises(RuntimeError, match="broken"):
+            publish(served)
         assert failed.wait(DEADLINE)
         served.source.view = view  # type: ignore[method-assign]
         publish(served)
