@@ -15,6 +15,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.http import HttpClient, NoResponse
 from kaywatch_agent.notify.metrics import HeartbeatMetrics
+from kaywatch_agent.notify.result import judge_status
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["Heartbeat"]
@@ -71,8 +72,7 @@ class Heartbeat:
             response = await self._http.post(
                 url, b"", options=self._options, method=self._method
             )
-            accepted = 200 <= response.status < 300
-            error = "" if accepted else f"HTTP {response.status}"
+            error = judge_status(response.status, response.headers, "", now=0.0).error
         except (NoResponse, ConfigError) as failure:
             error = str(failure)
         if error and error != self.error:

@@ -3,7 +3,7 @@
 | status            | result                                                     |
 |-------------------|------------------------------------------------------------|
 | 2xx               | sent                                                       |
-| 3xx               | refused: redirects are not followed                        |
+| 3xx               | refused: a redirect is not followed, but named             |
 | 408, 425, 5xx     | retry                                                      |
 | 429               | retry; no other message to the receiver before             |
 | 410               | refused; a webhook is gone, and disabled until a reload    |
@@ -23,6 +23,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
+
+from kaywatch_agent.notify.http import redact_url
 
 __all__ = [
     "MAX_RETRY_AFTER",
@@ -105,7 +107,7 @@ def judge_status(
     if 200 <= status < 300:
         return sent(status)
     if 300 <= status < 400:
-        error = "redirects are not followed"
+        error = _explain_redirect(headers)
     text = f"HTTP {status}: {error}"[:MAX_ERROR] if error else f"HTTP {status}"
     if status >= 500 or status in _RETRIED:
         limited, after = status == 429, retry_after(headers, now)
@@ -120,14 +122,28 @@ def judge_status(
     )
 
 
+def _explain_redirect(headers: Mapping[str, str]) -> str:
+    """Return where a redirect leads, without its path: that is often a secret."""
+    location = _header(headers, "location")
+    if not location:
+        return "expected a status of 2xx"
+    target = redact_url(location)
+    where = "another path" if target == "…" else target
+    return f"redirects to {where} are not followed; configure the final URL"
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    """Return the value of a header; empty if there is none."""
+    return next((v for k, v in headers.items() if k.lower() == name), "").strip()
+
+
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds that a Retry-After header asks to wait, at most an hour.
 
     None if there is none, or it is not valid. RFC 9110, section 10.2.3: seconds or an
     HTTP date. Some servers send fractions of seconds.
     """
-    text = next((v for k, v in headers.items() if k.lower() == "retry-after"), "")
-    text = text.strip()[:100]
+    text = _header(headers, "retry-after")[:100]
     try:
         seconds = float(text)
     except ValueError:

@@ -53,3 +53,26 @@ def test_statuses(status: int, outcome: DeliveryOutcome) -> None:
     result = judge_status(status, {}, "text", NOW)
     assert result.outcome is outcome
     assert result.pause == (status == 429)
+
+
+@pytest.mark.parametrize(
+    ("location", "error"),
+    [
+        ("https://b.example/services/T0KEN", "redirects to https://b.example/…"),
+        ("http://b.example:8080?key=T0KEN", "redirects to http://b.example:8080/…"),
+        ("/services/T0KEN/", "redirects to another path"),
+        ("https://[T0KEN", "redirects to another path"),
+    ],
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_names_its_target_without_the_path(
+    status: int, location: str, error: str
+) -> None:
+    result = judge_status(status, {"location": location}, "<html>", NOW)
+    assert result.outcome is DeliveryOutcome.REFUSED
+    fix = "are not followed; configure the final URL"
+    assert result.error == f"HTTP {status}: {error} {fix}"
+
+
+def test_3xx_without_a_location_is_no_redirect() -> None:
+    assert judge_status(304, {}, "", NOW).error == "HTTP 304: expected a status of 2xx"

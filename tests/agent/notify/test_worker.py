@@ -146,7 +146,9 @@ async def test_rejections_are_kept_with_the_reason(
         errors = {message.receiver: message.error for message in running.box.messages()}
 
     assert errors["pd"] == "HTTP 400: Length of key is wrong"
-    assert errors["hook"] == "HTTP 302: redirects are not followed"
+    assert errors["hook"] == (
+        "HTTP 302: redirects to another path are not followed; configure the final URL"
+    )
 
 
 async def test_a_hanging_receiver_does_not_delay_others(receivers: Receivers) -> None:

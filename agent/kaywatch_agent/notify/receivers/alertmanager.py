@@ -20,6 +20,7 @@ from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import HttpClient, NoResponse, redact_url
 from kaywatch_agent.notify.metrics import OutboxMetrics
+from kaywatch_agent.notify.result import judge_status
 from kaywatch_agent.units import parse_duration, rfc3339
 
 __all__ = ["AlertmanagerSender", "render", "safe_name"]
@@ -166,9 +167,10 @@ class AlertmanagerSender:
             attempts.labels(self.name, "none").add()
             return str(error)
         attempts.labels(self.name, str(response.status)).add()
-        if 200 <= response.status < 300:
-            return ""
-        return f"HTTP {response.status}: {response.text[:200]}"
+        text = response.text[:200]
+        return judge_status(
+            response.status, response.headers, text, self._clock()
+        ).error
 
 
 class _LabelHistory:
