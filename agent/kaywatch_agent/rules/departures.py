@@ -1,9 +1,9 @@
-"""What went away with its process, so that its end was not observed.
+"""What went away with its process or its data, so that its end was not observed.
 
 Strategy: a value of processes in progress drops when a process dies, as it does when an
 execution ends or memory is freed. The rules are evaluated without the process, and once
 more with what was last known of it. If only the latter is a breach, an alert that fires
-has not recovered: it has no data.
+has not recovered: it has no data. A count drops to 0 when nothing runs any more, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import NamedTuple
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
 
-__all__ = ["Departure", "departure", "has_departed", "newest", "unobserved"]
+__all__ = [
+    "Departure",
+    "departure",
+    "has_departed",
+    "lost_services",
+    "newest",
+    "unobserved",
+]
 
 
 class Departure(NamedTuple):
@@ -47,9 +54,24 @@ def departure(client: Client, value: float) -> Departure:
     return Departure(value, client.since, text, is_dead)
 
 
-def unobserved(now: float) -> Departure:
+def unobserved(now: float, text: str = "") -> Departure:
     """Return the departure of the data that would show whether a breach has ended."""
-    return Departure(math.inf, now)
+    return Departure(math.inf, now, text)
+
+
+def lost_services(clients: Iterable[Client], after: float) -> dict[str, Departure]:
+    """Return the services that lost their last process after a time, Unix seconds.
+
+    What they count is 0 now, however high it was.
+    """
+    connected, lost = set(), {}
+    for client in clients:
+        if client.state is ClientState.CONNECTED:
+            connected.add(client.service)
+        elif has_departed(client) and client.since >= after:
+            one = departure(client, math.inf)
+            lost[client.service] = newest([one, lost.get(client.service, one)])
+    return {name: one for name, one in lost.items() if name not in connected}
 
 
 def newest(departures: Iterable[Departure]) -> Departure:

@@ -15,7 +15,13 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.rules import expression
-from kaywatch_agent.rules.departures import Departure, newest
+from kaywatch_agent.rules.cost import sums
+from kaywatch_agent.rules.departures import (
+    Departure,
+    lost_services,
+    newest,
+    unobserved,
+)
 from kaywatch_agent.rules.live_values import live_values
 from kaywatch_agent.rules.metric_values import MetricValues
 from kaywatch_agent.rules.metrics import Metric, MetricSource
@@ -251,8 +257,9 @@ def _values(
     selector = select(metric, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)
     values = metric.compute(stats, windows.context(rule.window))
+    departed = _lost_counts(rule, windows, name, groups) if metric.counts else {}
     if metric.source not in _SOURCES_WITH_OUTCOMES:
-        return MetricValues(groups, values, stats.executions)
+        return MetricValues(groups, values, stats.executions, departed=departed)
     counts = stats.outcomes()
     # `min_executions` counts the executions behind the value: cancelled executions do
     # not make a success rate more reliable.
@@ -260,7 +267,27 @@ def _values(
     executions = stats.executions - cancelled
     slowest = stats.mosts if metric.unit == "seconds" else None
     errors = counts[:, Outcome.ERROR]
-    return MetricValues(groups, values, executions, errors, slowest=slowest)
+    return MetricValues(
+        groups, values, executions, errors, slowest=slowest, departed=departed
+    )
+
+
+def _lost_counts(
+    rule: Rule, windows: WindowCache, name: str, groups: list[Group]
+) -> dict[Group, tuple[Departure, ...]]:
+    """Return the groups whose count is 0 because nothing runs that could count."""
+    data = windows.input
+    departed = {}
+    if name == "llm_errors_per_minute":
+        calls = sums(rule, windows, "llm_calls")
+        stopped = (unobserved(data.now),)
+        departed = {group: stopped for group in groups if not calls.get(group)}
+    # An alert that fires notices it within its window.
+    lost = lost_services(data.clients, data.now - 2 * rule.window)
+    if lost and "service" in rule.per:
+        at = rule.per.index("service")
+        departed |= {group: (lost[group[at]],) for group in groups if group[at] in lost}
+    return departed
 
 
 def _absence(rule: Rule, windows: WindowCache, condition: Absence) -> RuleResult:

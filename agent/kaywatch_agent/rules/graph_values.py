@@ -76,6 +76,11 @@ def _dead_ends(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
         if cost is not None and (spent := cost.of(total)):
             note += f"; {'it' if total == 1 else 'they'} took {spent}"
         values[group] = LiveValue(float(total), note)
+    stopped = unobserved(
+        windows.input.now, f"no run of its graph in {duration(rule.window)}"
+    )
+    for group in _former_dead_ends(nodes, rule.window, windows) - actions.keys():
+        values[group] = LiveValue(0.0, departed=(stopped,))
     return values
 
 
@@ -146,6 +151,28 @@ def _cost_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _former_dead_ends(
+    nodes: SeriesSelector, window: float, windows: WindowCache
+) -> set[Group]:
+    """Return where runs ever ended early, if no run of the graph ended in the window.
+
+    Only a run shows that an edge was added.
+    """
+    _, recent = windows.stats(_runs(), window, Dimension.ACTION)
+    graphs, ever = windows.stats(_runs(), math.inf, Dimension.ACTION)
+    ends = windows.input.view.registry.ends.values
+    groups = set()
+    for graph, number, _ in ever.counted(Dimension.ACTION):
+        end = ends[number]
+        stopped = not recent.executions[graph]
+        if stopped and end.reason == EndReason.UNMATCHED_ACTION:
+            place = dict(zip(_GRAPH, graphs[graph], strict=True))
+            group = nodes.group_of({**place, "node": end.node})
+            if group is not None:
+                groups.add(group)
+    return groups
 
 
 def _missing_edges(actions: Counter[str]) -> str:

@@ -219,7 +219,9 @@ def _absence(condition: Absence, scope: Scope) -> str:
     for labels in condition.expect:
         inner = ",".join(f"{k}={_quote(v)}" for k, v in labels.items())
         series = f"{family}{{{inner}}}"
-        # Never seen; or seen so long ago that others would be forgotten.
+        # An expected series is absent if it does not exist, or if its last execution is
+        # older than `forget_after`: the first expression leaves out such series, so
+        # that those nobody expects are forgotten.
         parts.append(f"absent({series})")
         parts.append(f"time() - max{by}({series}) > {oldest}")
     return "\nor ".join(parts)

@@ -195,10 +195,27 @@ def test_runs_that_end_at_an_action_without_an_edge() -> None:
         "web / shop / pay: 3 of 40 runs in 30m ended early: no node follows action"
         ' "refund"; they took about 300ms'
     )
-    harness.wait(2100, 30)
+    for _ in range(70):
+        end_runs(harness, 1, NORMAL_END)
+        harness.wait(30, 30)
     assert firing(harness) == []
-    assert harness.sent[-1][3].summary == (
-        "web / shop / pay: no run has ended early in 30m"
+    assert (harness.sent[-1][3].reason, harness.sent[-1][3].summary) == (
+        "cleared",
+        "web / shop / pay: no run has ended early in 30m",
+    )
+
+
+def test_a_dead_end_of_a_graph_that_stops_running_has_no_data() -> None:
+    harness = built_in_harness()
+    harness.ran(40)
+    end_runs(harness, 3, EndPoint(EndReason.UNMATCHED_ACTION, "pay", "refund"))
+    harness.wait(2100, 30)
+    assert firing(harness) == [("dead_end", PLACE)]
+    harness.wait(3600, 30)
+    assert firing(harness) == []
+    assert (harness.sent[-1][3].reason, harness.sent[-1][3].summary) == (
+        "no_data",
+        "web / shop / pay: no data: no run of its graph in 30m; not confirmed healthy",
     )
 
 

@@ -14,7 +14,7 @@ from kaywatch_agent.model.records import (
     ProcessSample,
     TopologyRecord,
 )
-from kaywatch_agent.model.series import ClientState
+from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.units import MIB
 
 GIB = 1024 * MIB
@@ -178,6 +178,47 @@ def test_a_rule_of_ones_own_on_visits_ends_without_data() -> None:
 
     ((reason, _),) = ends(harness, "loops")
     assert reason == "no_data"
+
+
+COUNTED = {"name": "rejects", "op": ">", "window": "1m", "for": "0"}
+
+
+def count(harness: AlertHarness, name: str, value: float) -> None:
+    key = SeriesKey(Kind.COUNT, "web", "shop", "pay", name, (("model", "m"),))
+    harness.source.add_values(key, harness.now, [value])
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_a_count_falls_to_0_with_the_last_process_of_its_service(is_dead: bool) -> None:
+    rule = {**COUNTED, "metric": "custom.rejects.sum", "value": 5}
+    harness = AlertHarness(rule)
+    harness.process(7)
+    count(harness, "rejects", 9)
+    harness.wait(30)
+    assert harness.only.lifecycle.is_firing
+    if is_dead:
+        harness.process(7, DIED)
+    harness.wait(300)
+
+    ((reason, _),) = ends(harness, "rejects")
+    assert reason == ("no_data" if is_dead else "cleared")
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_only_calls_show_that_a_model_fails_no_longer(goes_on: bool) -> None:
+    rule = {**COUNTED, "metric": "llm_errors_per_minute", "value": 5}
+    harness = AlertHarness(rule)
+    count(harness, "llm_calls", 9)
+    count(harness, "llm_errors", 9)
+    harness.wait(30)
+    assert harness.only.lifecycle.is_firing
+    for _ in range(80):
+        if goes_on:
+            count(harness, "llm_calls", 1)
+        harness.wait(10, 10)
+
+    ((reason, _),) = ends(harness, "rejects")
+    assert reason == ("cleared" if goes_on else "no_data")
 
 
 def never_reached_harness() -> AlertHarness:
