@@ -131,7 +131,8 @@ def test_a_chart_is_saved_and_read_by_keyboard(
 ) -> None:
     page = open_node(shop, open_page, "pay")
 
-    # The step that has only begun is left out, so payments in two steps come one by one.
+    # The step that has only begun is left out, so payments in two steps come one by
+    # one.
     until(lambda: saved_payments(page, tmp_path) == 40, "the CSV has all payments")
 
     with page.expect_download() as image:
