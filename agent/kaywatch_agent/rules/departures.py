@@ -64,7 +64,8 @@ def lost_services(clients: Iterable[Client], after: float) -> dict[str, Departur
 
     What they count is 0 now, however high it was.
     """
-    connected, lost = set(), {}
+    connected: set[str] = set()
+    lost: dict[str, Departure] = {}
     for client in clients:
         if client.state is ClientState.CONNECTED:
             connected.add(client.service)

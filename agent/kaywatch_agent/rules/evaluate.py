@@ -277,7 +277,7 @@ def _lost_counts(
 ) -> dict[Group, tuple[Departure, ...]]:
     """Return the groups whose count is 0 because nothing runs that could count."""
     data = windows.input
-    departed = {}
+    departed: dict[Group, tuple[Departure, ...]] = {}
     if name == "llm_errors_per_minute":
         calls = sums(rule, windows, "llm_calls")
         stopped = (unobserved(data.now),)
