@@ -131,7 +131,8 @@ def _status_text(
             return f"no data: its p99 needs at least {rule.min_executions} executions"
     window = condition.long if isinstance(condition, BurnRate) else rule.window
     if executions < _needed(rule):
-        counted = f"{executions} executions in {duration(window)}"
+        noun = "execution" if executions == 1 else "executions"
+        counted = f"{executions} {noun} in {duration(window)}"
         return f"no data: {counted}, {_needed(rule)} are needed"
     if executions:
         return "no data: it has not been observed for long enough"

@@ -52,12 +52,11 @@ def latency_over_usual(rule: Rule, windows: WindowCache) -> MetricValues:
         values = np.where(average < MIN_SLOW, 0.0, average / usual.seconds)
     notes, usual_by_group = {}, {}
     for n in np.flatnonzero(values > NOTABLE).tolist():
-        executions, seconds = int(recent.executions[n]), float(usual.seconds[n])
+        seconds = float(usual.seconds[n])
         usual_by_group[groups[n]] = seconds
         notes[groups[n]] = (
             f"{duration(average[n])} on average instead of {duration(seconds)}"
-            f" {usual.periods[usual.period[n]]},"
-            f" {duration((average[n] - seconds) * executions)} longer in total"
+            f" {usual.periods[usual.period[n]]}"
         )
     errors = recent.outcomes()[:, Outcome.ERROR]
     return MetricValues(

@@ -114,6 +114,7 @@ class Onset(NamedTuple):
         since: when it rose, Unix seconds; None if that was more than an hour ago.
         bad: the number of bad events since then.
         events: the number of all events since then.
+        seconds: how long they took together.
         wasted: the cost of failed attempts since then; None without calls of models.
         usual: the share within the hour before it rose; None if it did not rise.
     """
@@ -121,6 +122,7 @@ class Onset(NamedTuple):
     since: float | None
     bad: int
     events: int
+    seconds: float
     wasted: float | None
     usual: float | None
 
@@ -234,6 +236,7 @@ class HourCounts:
             since=self._time(step) if step > 0 else None,
             bad=int(bad[step:].sum()),
             events=int(events[step:].sum()),
+            seconds=float(self._stats.total[start + step : start + self._size].sum()),
             wasted=self._wasted(place, step),
             usual=float(bad[:step].sum() / max(1, events[:step].sum())),
         )

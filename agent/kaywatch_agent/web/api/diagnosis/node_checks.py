@@ -85,12 +85,12 @@ def slow(evidence: NodeEvidence) -> Iterator[Suspect]:
     for place, alert in absolute.items():
         limit = alert.threshold or 0.0
         text = f"takes {duration(alert.value or 0.0)} on average"
-        yield _slow(place, limit, text, [f"the limit is {duration(limit)}"])
+        yield _slow(place, limit, text, f"the limit is {duration(limit)}")
     usual = evidence.alerts.usual("slow")
     for place, alert in _alerts(evidence, "slow").items():
         if place not in absolute and place in usual:
             limit = usual[place] * (alert.threshold or 1.0)
-            yield _slow(place, limit, f"takes {alert.note}", [])
+            yield _slow(place, limit, f"takes {alert.note}", usual=usual[place])
 
 
 def masked(evidence: NodeEvidence) -> Iterator[Suspect]:
@@ -176,17 +176,17 @@ def _failing_node(
     return Suspect(kind, place, onset, describe)
 
 
-def _slow(place: Place, limit: float, text: str, details: list[str]) -> Suspect:
-    return Suspect(
-        "slow",
-        place,
-        lambda history: history.slow(place, limit),
-        lambda onset: (
-            "warning",
-            text,
-            [_count(onset.bad, "slow execution"), *details],
-        ),
-    )
+def _slow(
+    place: Place, limit: float, text: str, *details: str, usual: float | None = None
+) -> Suspect:
+    def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
+        counts = [_count(onset.bad, "slow execution")]
+        if usual is not None:
+            longer = max(0.0, onset.seconds - usual * onset.events)
+            counts.append(f"{duration(longer)} longer in total")
+        return "warning", text, [*counts, *details]
+
+    return Suspect("slow", place, lambda history: history.slow(place, limit), describe)
 
 
 def _masked(evidence: NodeEvidence, place: Place) -> Suspect:

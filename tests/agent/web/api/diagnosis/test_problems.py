@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,11 +119,15 @@ def test_a_node_is_slow_by_its_rule_or_by_its_past(watched: Served) -> None:
         problem = problems(other)["slow"]
         # Whether in the day or in the hour before depends on the time of the test.
         assert "on average instead of 1" in problem["text"]
-        assert " before, " in problem["text"]
+        assert problem["text"].endswith(" before")
         # Of one execution every five seconds, since the onset.
         onset = now - problem["since"]
         assert abs(onset - 600) <= 15
         assert abs(problem["count"] - onset / 5) <= 2
+        # Over the whole ten minutes, and not over the window of the rule.
+        (usual,) = re.findall(r"instead of (\d+)ms", problem["text"])
+        (longer,) = re.findall(r"([\d.]+)s longer in total", problem["details"][1])
+        assert abs(float(longer) - (0.5 - int(usual) / 1000) * problem["count"]) <= 2
         other.call(other.source.alerting.stop)
 
 
