@@ -42,6 +42,11 @@ export function stack(values: readonly (number | null)[][]): (number | null)[][]
   );
 }
 
+/** Returns series with the events of at least one point. */
+export function seenSeries(series: readonly Series[]): Series[] {
+  return series.filter(({ points }) => points.some(([, value]) => value));
+}
+
 export type Cell = string | number | null;
 
 /** The table that holds the same as a chart. */

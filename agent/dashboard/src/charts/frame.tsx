@@ -13,13 +13,15 @@ interface FrameProps {
   hasData: boolean;
   children: ComponentChildren;
   note?: ComponentChildren;
+  /** Below the table, and with the button that saves it. */
+  tableNote?: string | undefined;
   /** After the title: what a value is for, such as "per 10 s". */
   per?: string | undefined;
 }
 
 /** A chart with its title, its data as a table, and its exports as CSV and PNG. */
 export function ChartFrame(props: FrameProps) {
-  const { title, subject, table, hasData, children, note, per } = props;
+  const { title, subject, table, hasData, children, note, tableNote, per } = props;
   const [isTable, setIsTable] = useState(false);
   const body = useRef<HTMLDivElement>(null);
   const id = useId();
@@ -31,7 +33,7 @@ export function ChartFrame(props: FrameProps) {
           {per && <span class="per"> {per}</span>}
         </span>
         <ChartTools
-          {...{ title, subject, table, hasData, isTable }}
+          {...{ title, subject, table, tableNote, hasData, isTable }}
           onTable={setIsTable}
           picture={() => body.current?.querySelector("canvas") ?? null}
         />
@@ -41,6 +43,7 @@ export function ChartFrame(props: FrameProps) {
       ) : (
         <div ref={body}>{children}</div>
       )}
+      {isTable && tableNote && <p class="chart-note">{tableNote}</p>}
       {note && <p class="chart-note">{note}</p>}
     </figure>
   );
@@ -48,7 +51,7 @@ export function ChartFrame(props: FrameProps) {
 
 interface ToolsProps extends Pick<
   FrameProps,
-  "title" | "subject" | "table" | "hasData"
+  "title" | "subject" | "table" | "tableNote" | "hasData"
 > {
   isTable: boolean;
   onTable: (isTable: boolean) => void;
@@ -58,7 +61,8 @@ interface ToolsProps extends Pick<
 
 /** The buttons of a chart: its data as a table, and its exports. */
 export function ChartTools(props: ToolsProps) {
-  const { title, subject, table, hasData, isTable, onTable, picture } = props;
+  const { title, subject, table, tableNote, hasData, isTable, onTable, picture } =
+    props;
   const name = `${subject} ${title}`.trim();
   const savePng = () => {
     const canvas = picture();
@@ -78,6 +82,7 @@ export function ChartTools(props: ToolsProps) {
       <button
         type="button"
         aria-label={`Save ${title} as CSV`}
+        title={tableNote}
         disabled={!hasData}
         onClick={() => download(csvBlob(table()), fileName(name, "csv"))}
       >

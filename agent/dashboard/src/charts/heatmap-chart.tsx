@@ -1,6 +1,6 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Heatmap } from "../api/types";
-import { formatDuration, formatNumber, formatTime } from "../ui/format";
+import { formatDuration, formatPlural, formatTime } from "../ui/format";
 import { resolveColor, scheme } from "./colors";
 import { isoTime, type DataTable } from "./data";
 import { ChartFrame } from "./frame";
@@ -105,7 +105,7 @@ function cellText(heatmap: Heatmap, [column, row]: readonly [number, number]): s
   const time = formatTime(heatmap.first + column * heatmap.step);
   const upper = formatDuration(heatmap.bounds[row] ?? null);
   const lower = row ? `over ${formatDuration(heatmap.bounds[row - 1] ?? null)} ` : "";
-  return `${time}, ${lower}up to ${upper}: ${formatNumber(count ?? 0)} executions`;
+  return `${time}, ${lower}up to ${upper}: ${formatPlural(count ?? 0, "execution")}`;
 }
 
 function heatmapTable({ first, step, bounds, cells }: Heatmap): DataTable {

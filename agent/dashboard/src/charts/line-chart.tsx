@@ -3,7 +3,14 @@ import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { formatDuration, formatTime } from "../ui/format";
 import { resolveColor, scheme, seriesColor } from "./colors";
-import { align, seriesTable, stack, type Episode, type Series } from "./data";
+import {
+  align,
+  seenSeries,
+  seriesTable,
+  stack,
+  type Episode,
+  type Series,
+} from "./data";
 import { ChartFrame } from "./frame";
 import { drawEpisodes, drawThreshold } from "./overlays";
 import { exactValue, formatValue } from "./units";
@@ -23,33 +30,39 @@ export interface LineChartProps {
   note?: string | undefined;
   /** Seconds, for values that are sums over steps. */
   step?: number | undefined;
+  /** Stands in place of lines that are zero all the time. */
+  none?: string | undefined;
 }
 
 const HEIGHT = 168;
+// The pixels of a line that belong to one of several equal lines.
+const DASH = 5;
 // Charts with this key move their cursors together.
 const SYNC = "time";
 
 /** A time series, or several. Gaps are gaps; arrow keys move the cursor. */
 export function LineChart(props: LineChartProps) {
-  const { title, subject, series, unit, note, step } = props;
+  const { title, subject, series, unit, note, step, none } = props;
   const latest = useRef(props);
   latest.current = props;
   const hasData = series.some(({ points }) =>
     points.some(([, value]) => value !== null),
   );
+  const isPlotted = hasData && (none === undefined || seenSeries(series).length > 0);
   return (
     <ChartFrame
       title={title}
       subject={subject}
       note={note}
       per={step === undefined ? undefined : `per ${formatDuration(step)}`}
-      hasData={hasData}
+      hasData={isPlotted}
       table={() => seriesTable(latest.current.series, unit)}
+      tableNote="Each time is the beginning of a step. The present step, which has only begun, is left out."
     >
-      {hasData ? (
+      {isPlotted ? (
         <Plot {...props} />
       ) : (
-        <p class="chart-empty">No data in this period.</p>
+        <p class="chart-empty">{hasData ? none : "No data in this period."}</p>
       )}
     </ChartFrame>
   );
@@ -208,7 +221,9 @@ function plotSeries({ series, isStacked }: LineChartProps): uPlot.Series[] {
     const stroke = resolveColor(seriesColor(name, index));
     const line: uPlot.Series = { stroke, width: 1.5, spanGaps: false };
     if (isStacked) return { ...line, width: 0, fill: stroke, points: { show: false } };
-    return { ...line, points: { size: 4, fill: stroke } };
+    // Where lines are equal, the lower ones show in the gaps of the upper ones.
+    const dash = index ? { dash: [DASH * (series.length - index), DASH * index] } : {};
+    return { ...line, ...dash, points: { size: 4, fill: stroke } };
   });
   return isStacked ? lines.reverse() : lines;
 }

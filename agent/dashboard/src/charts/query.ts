@@ -63,8 +63,3 @@ function completeSteps(points: Points, { step, end }: QueryResult): Points {
   const complete = points.filter(([time]) => time + step <= end);
   return complete.some(([, value]) => value !== null) ? complete : points;
 }
-
-/** Returns series with the events of at least one point. */
-export function seenSeries(series: readonly Series[]): Series[] {
-  return series.filter(({ points }) => points.some(([, value]) => value));
-}

@@ -7,6 +7,7 @@ import {
   formatMoney,
   formatRate,
   formatShare,
+  NONE,
 } from "../ui/format";
 
 const FORMATS: Record<string, (value: number | null) => string> = {
@@ -16,6 +17,8 @@ const FORMATS: Record<string, (value: number | null) => string> = {
   bytes: formatBytes,
   per_second: formatRate,
   "executions per second": formatRate,
+  times: (value) => suffixed(value, "×"),
+  "standard deviations": (value) => suffixed(value, " σ"),
 };
 
 /** Returns a value for people. */
@@ -27,6 +30,9 @@ export function formatValue(value: number | null, unit: string): string {
 export function exactValue(value: number | null, unit: string): string {
   return exact(value, unit === "ratio" ? "" : unit) ?? "no data";
 }
+
+const suffixed = (value: number | null, suffix: string) =>
+  value === null ? NONE : formatCount(value) + suffix;
 
 // Single calls cost less than a cent: the axis would have the same label everywhere.
 function formatAmount(dollars: number | null): string {

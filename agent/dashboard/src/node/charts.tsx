@@ -2,13 +2,8 @@ import type { ComponentChildren } from "preact";
 import type { QueryResult } from "../api/types";
 import { HeatmapChart } from "../charts/heatmap-chart";
 import { LineChart } from "../charts/line-chart";
-import {
-  currentRange,
-  namedSeries,
-  seenSeries,
-  useHeatmap,
-  useQuery,
-} from "../charts/query";
+import { seenSeries } from "../charts/data";
+import { currentRange, namedSeries, useHeatmap, useQuery } from "../charts/query";
 import type { Polled } from "../state/polled";
 import { route } from "../state/route";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
@@ -43,6 +38,7 @@ export function NodeCharts({ node }: { node: string }) {
         subject={node}
         unit="ratio"
         lines={{ "error rate": errors, "retry rate": retries }}
+        none="No attempt failed in this period."
       />
       <Breakdown title="Actions" subject={node} scope={scope} by="action" />
       <Breakdown title="Errors by type" subject={node} scope={scope} by="error" />
@@ -55,13 +51,14 @@ interface LinesProps {
   subject: string;
   unit: string;
   lines: Record<string, Polled<QueryResult>>;
+  none?: string;
 }
 
 // The other units are of values that do not depend on the length of a step.
 const SUMS = new Set(["executions", "calls", "usd"]);
 
 /** Metrics over time, by the name of their line. */
-export function Lines({ title, subject, unit, lines }: LinesProps) {
+export function Lines({ title, subject, unit, lines, none }: LinesProps) {
   const [first] = Object.values(lines);
   return (
     <Loaded title={title} results={Object.values(lines)}>
@@ -70,6 +67,7 @@ export function Lines({ title, subject, unit, lines }: LinesProps) {
         subject={subject}
         unit={unit}
         range={currentRange()}
+        none={none}
         step={SUMS.has(unit) ? first?.value?.step : undefined}
         series={Object.entries(lines).flatMap(([name, { value }]) =>
           namedSeries(value, name),

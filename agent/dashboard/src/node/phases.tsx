@@ -1,4 +1,4 @@
-import { drawBars } from "../charts/bars";
+import { BAR_WIDTH, drawBars } from "../charts/bars";
 import { ChartPanel } from "../charts/panel";
 import { formatDuration, formatShare } from "../ui/format";
 import type { NodeStats } from "./types";
@@ -33,10 +33,10 @@ export function Phases({ node, stats }: { node: string; stats: NodeStats }) {
         drawBars(
           times.map(({ name, colour, seconds }) => ({
             label: name,
-            share: seconds / total,
+            bars: [{ start: 0, end: seconds / total, color: colour }],
             text: formatDuration(seconds),
-            color: colour,
           })),
+          BAR_WIDTH,
         )
       }
     >

@@ -1,7 +1,7 @@
 import type { RunEnd, Runs } from "../api/types";
-import { drawBars } from "../charts/bars";
+import { BAR_WIDTH, drawBars } from "../charts/bars";
 import { ChartPanel } from "../charts/panel";
-import { formatCount } from "../ui/format";
+import { formatCount, formatPlural } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty } from "../ui/panel";
 import { graphRoute } from "./name";
@@ -32,10 +32,10 @@ export function RunLengths({ subject, rows }: RunLengthsProps) {
         drawBars(
           rows.map((row) => ({
             label: `${row.service} / ${row.graph}`,
-            share: row.average / longest,
+            bars: [{ start: 0, end: row.average / longest, color: "--accent" }],
             text: visitsText(row),
-            color: "--accent",
           })),
+          BAR_WIDTH,
         )
       }
     >
@@ -54,7 +54,7 @@ export function RunLengths({ subject, rows }: RunLengthsProps) {
                 <span class="quiet">{row.service} / </span>
                 {row.graph}
               </th>
-              <td title={`${row.runs} runs`}>
+              <td title={formatPlural(row.runs, "run")}>
                 <BarShape share={row.average / longest} />{" "}
                 <span class="bar-text">{visitsText(row)}</span>
               </td>
@@ -95,10 +95,16 @@ export function EndReasons({ subject, rows }: EndReasonsProps) {
         drawBars(
           shown.map((end) => ({
             label: `${end.service} / ${end.graph} / ${end.node}: ${describeReason(end.reason, end.action)}`,
-            share: end.count / most,
+            bars: [
+              {
+                start: 0,
+                end: end.count / most,
+                color: isBadEnd(end) ? "--bad" : "--accent",
+              },
+            ],
             text: formatCount(end.count),
-            color: isBadEnd(end) ? "--bad" : "--accent",
           })),
+          BAR_WIDTH,
         )
       }
     >

@@ -186,12 +186,14 @@ function CallCharts({ model }: { model: string | null }) {
           subject={subject}
           unit="usd"
           lines={{ "failed attempts": wasted }}
+          none="Nothing was spent on failed attempts in this period."
         />
         <Lines
           title="Failed and rate-limited calls"
           subject={subject}
           unit="calls"
           lines={{ failed, "rate limited": limited }}
+          none="No call failed in this period."
         />
         <Lines
           title="Time to answer, p95"
