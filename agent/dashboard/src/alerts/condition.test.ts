@@ -1,5 +1,10 @@
 import { expect, test } from "vitest";
-import { parseCondition, reasonWithoutLine, thresholdToml } from "./condition";
+import {
+  parseCondition,
+  reasonWithoutLine,
+  thresholdToml,
+  valueUnit,
+} from "./condition";
 
 test("a condition with one metric has a threshold; others have none", () => {
   expect(parseCondition("latency_p95 > 0.02")).toEqual({
@@ -13,6 +18,13 @@ test("a condition with one metric has a threshold; others have none", () => {
   expect(parseCondition("custom.queue depth.last > 5")?.metric).toBe(
     "custom.queue depth.last",
   );
+});
+
+test("a value without a unit has that of its metric", () => {
+  expect(valueUnit({ condition: "latency_over_usual > 3", unit: "" })).toBe("times");
+  expect(valueUnit({ condition: "runaway_factor >= 3", unit: "" })).toBe("times");
+  expect(valueUnit({ condition: "latency_p95 > 3", unit: "seconds" })).toBe("seconds");
+  expect(valueUnit({ condition: "dead_ends > 0", unit: "" })).toBe("");
 });
 
 test("what is stored over time has a line, and anything else a reason", () => {

@@ -19,6 +19,14 @@ export function parseCondition(text: string): Condition | null {
   };
 }
 
+/** Returns the unit of a rule's values: where it has none, what its metric counts. */
+export function valueUnit({ condition, unit }: { condition: string; unit: string }) {
+  if (unit) return unit;
+  const metric = /^\w+/.exec(condition)?.[0] ?? "";
+  if (/_over_usual$|_factor$/.test(metric)) return "times";
+  return metric === "action_drift" ? "standard deviations" : "";
+}
+
 const because = (reason: string, ...metrics: string[]) =>
   metrics.map((metric): [string, string] => [metric, reason]);
 

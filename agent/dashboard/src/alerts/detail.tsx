@@ -2,11 +2,12 @@ import { useState } from "preact/hooks";
 import { useRequest } from "../state/polled";
 import { formatValue } from "../charts/units";
 import { Badge, severityLevel, type Level } from "../ui/badge";
-import { exact, formatNumber, formatTime } from "../ui/format";
+import { exact, formatNumber, formatPlural, formatTime } from "../ui/format";
 import { Figure } from "../ui/figure";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
+import { valueUnit } from "./condition";
 import type { KnownValue } from "./known-values";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
@@ -51,7 +52,7 @@ export function AlertDetail({ id }: { id: string }) {
         rule={alert.rule}
         condition={alert.condition}
         labels={alert.labels}
-        unit={alert.unit}
+        unit={valueUnit(alert)}
         known={knownValues(value)}
         episodes={episodes.map((each) => ({
           ...each,
@@ -89,9 +90,9 @@ function Figures({ alert }: { alert: Alert }) {
       <Figure
         label="Value"
         n={alert.executions || null}
-        exact={exact(alert.value, alert.unit)}
+        exact={exact(alert.value, valueUnit(alert))}
       >
-        {formatValue(alert.value, alert.unit)}
+        {formatValue(alert.value, valueUnit(alert))}
       </Figure>
       <Figure label="Condition" note={`over ${alert.window_seconds} s`}>
         <code>{alert.condition}</code>
@@ -114,13 +115,13 @@ function Why({ details }: { details: AlertDetails }) {
       {/* Not every value is computed from executions. */}
       {alert.executions > 0 && (
         <p>
-          {formatNumber(alert.errors)} of {formatNumber(alert.executions)} executions
+          {formatNumber(alert.errors)} of {formatPlural(alert.executions, "execution")}{" "}
           failed within the window.
         </p>
       )}
       {worst && (
         <p>
-          The worst value was {formatValue(worst.value, alert.unit)} at{" "}
+          The worst value was {formatValue(worst.value, valueUnit(alert))} at{" "}
           {formatTime(worst.time)}
           {worst.executions > 0 && ` (n ${formatNumber(worst.executions)})`}.
         </p>
@@ -197,7 +198,9 @@ const COLUMNS: Column<Delivery>[] = [
     isMinor: true,
     cell: (row) =>
       row.error ||
-      (row.settled ? `at ${formatTime(row.settled)}` : `${row.attempts} attempts`),
+      (row.settled
+        ? `at ${formatTime(row.settled)}`
+        : formatPlural(row.attempts, "attempt")),
   },
 ];
 

@@ -3,10 +3,10 @@ import { send } from "../api/client";
 import { formatValue } from "../charts/units";
 import { useRequest } from "../state/polled";
 import { Badge, type Level } from "../ui/badge";
-import { exact, formatNumber, formatTime } from "../ui/format";
+import { exact, formatNumber, formatPlural, formatTime } from "../ui/format";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
-import { parseCondition, thresholdToml, type Condition } from "./condition";
+import { parseCondition, thresholdToml, valueUnit, type Condition } from "./condition";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
 import type { RuleDetails } from "./types";
@@ -23,7 +23,7 @@ export function RuleDetail({ name }: { name: string }) {
   if (!value) return error ? <ErrorNotice error={error} /> : <Skeleton lines={8} />;
   const { rule, nearest, evaluated, problem } = value;
   const condition = parseCondition(rule.condition);
-  const columns = groupColumns(rule.unit);
+  const columns = groupColumns(valueUnit(rule));
   return (
     <>
       <h1>{rule.rule}</h1>
@@ -134,7 +134,7 @@ function Trial({ rule, condition, groups }: TrialProps) {
         condition={rule.condition}
         threshold={threshold}
         labels={labels}
-        unit={rule.unit}
+        unit={valueUnit(rule)}
         known={groups
           .slice(position, position + 1)
           .map((group) => ({ ...group, time: null, what: group.text }))}
@@ -219,8 +219,8 @@ function BacktestSummary({ result }: { result: BacktestResult }) {
             ? "It would have fired once"
             : `It would have fired ${total} times`}
         </b>{" "}
-        since {formatTime(start)}, with {formatNumber(notifications)} notifications (
-        {formatNumber(evaluations)} evaluations).
+        since {formatTime(start)}, with {formatPlural(notifications, "notification")} (
+        {formatPlural(evaluations, "evaluation")}).
       </p>
       <ul>
         {episodes.slice(0, MAX_EPISODES).map((episode) => (

@@ -5,7 +5,7 @@ import { agentTime } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
 import { severityLevel, StatusMark } from "../ui/badge";
-import { formatTime } from "../ui/format";
+import { formatNumber, formatPlural, formatTime } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Skeleton } from "../ui/panel";
 import { axisLabel, barPosition, listTicks } from "./axis";
@@ -59,7 +59,7 @@ function Bars({ list }: { list: EpisodeList }) {
       <p class="quiet" aria-live="polite">
         {shown ?? "Point at a bar to see why the alert fired."}
         {matching > alerts.length &&
-          ` ${matching - alerts.length} more alerts are not shown.`}
+          ` The latest ${formatNumber(alerts.length)} of ${formatPlural(matching, "alert")}.`}
       </p>
     </div>
   );

@@ -2,6 +2,7 @@
 import { useMemo, useState } from "preact/hooks";
 import type { EndedRun } from "../api/types";
 import { route } from "../state/route";
+import { formatPlural } from "../ui/format";
 import { Skeleton } from "../ui/panel";
 import { GraphCanvas } from "./canvas";
 import { COMPARISONS } from "./compare";
@@ -149,7 +150,7 @@ export function GraphPage({ graph, run, runText }: GraphPageProps) {
 
 function describeGraph(scene: Scene, graph: string): string {
   return (
-    `Graph ${graph}: ${scene.nodes.length} nodes and ${scene.edges.length} edges. ` +
+    `Graph ${graph}: ${formatPlural(scene.nodes.length, "node")} and ${formatPlural(scene.edges.length, "edge")}. ` +
     "Arrow keys move along edges, Enter opens a node. The Table button shows the same as a table."
   );
 }

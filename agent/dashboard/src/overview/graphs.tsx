@@ -9,6 +9,8 @@ import {
   formatCount,
   formatDuration,
   formatMoney,
+  formatNumber,
+  formatPlural,
   formatRate,
   formatShare,
   windowSeconds,
@@ -89,7 +91,8 @@ function columnsOf(
       isNumeric: true,
       value: (row) => row.success_rate,
       cell: (row) => <Share row={row} />,
-      title: (row) => `${row.outcomes.error} of ${row.executions} runs failed`,
+      title: (row) =>
+        `${formatNumber(row.outcomes.error)} of ${formatPlural(row.executions, "run")} failed`,
     },
     {
       key: "p95",

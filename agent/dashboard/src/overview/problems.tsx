@@ -4,7 +4,7 @@ import { useRequest } from "../state/polled";
 import { route } from "../state/route";
 import { severityLevel, StatusMark } from "../ui/badge";
 import { Age } from "../ui/age";
-import { formatCount, formatTime, windowSeconds } from "../ui/format";
+import { formatCount, formatPlural, formatTime, windowSeconds } from "../ui/format";
 import { Link } from "../ui/link";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { isShownBy, placeOf, targetOf } from "./problem-link";
@@ -76,16 +76,13 @@ function Title({ matching, problems }: ProblemList) {
   const alerts = new Set(problems.flatMap((each) => each.alerts.map(({ id }) => id)));
   return (
     <>
-      {count(matching, "problem")}
+      {formatPlural(matching, "problem")}
       {alerts.size > 0 && (
-        <span class="quiet">, with {count(alerts.size, "firing alert")}</span>
+        <span class="quiet">, with {formatPlural(alerts.size, "firing alert")}</span>
       )}
     </>
   );
 }
-
-const count = (n: number, noun: string) =>
-  `${formatCount(n)} ${noun}${n === 1 ? "" : "s"}`;
 
 /** The problems that the present view shows, above it; nothing without any. */
 export function ProblemsHere() {

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { formatCount, formatNumber } from "./format";
+import { formatCount, formatPlural } from "./format";
 import { Tooltip } from "./tooltip";
 
 interface FigureProps {
@@ -30,7 +30,7 @@ export function Figure({ label, children, exact, n, note }: FigureProps) {
 /** How many events a statistic is of. */
 export function Count({ n }: { n: number }) {
   return (
-    <span class="n" title={`of ${formatNumber(n)} executions`}>
+    <span class="n" title={`of ${formatPlural(n, "execution")}`}>
       n={formatCount(n)}
     </span>
   );

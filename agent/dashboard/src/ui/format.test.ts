@@ -6,6 +6,7 @@ import {
   formatCount,
   formatDuration,
   formatMoney,
+  formatPlural,
   formatRate,
   formatShare,
   formatTime,
@@ -72,10 +73,17 @@ test.each([
 test("an age is whole seconds, and a past day has a date", () => {
   expect(formatAge(100, 112.9)).toBe("12 s ago");
   expect(formatAge(100, 100.2)).toBe("just now");
+  expect(formatAge(100, 165)).toBe("1 min ago");
   expect(formatAge(null, 5)).toBe("never");
   const day = new Date(2026, 10, 28, 9, 5, 1).getTime() / 1000;
   expect(formatTime(day, day + 60)).toBe("09:05:01");
   expect(formatTime(day, day + 86_400)).toBe("2026-11-28 09:05:01");
+});
+
+test("one is singular", () => {
+  expect(formatPlural(1, "run")).toBe("1 run");
+  expect(formatPlural(0, "run")).toBe("0 runs");
+  expect(formatPlural(9412, "run")).toBe("9,412 runs");
 });
 
 test("exact figures have all digits", () => {

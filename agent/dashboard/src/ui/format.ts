@@ -95,7 +95,8 @@ export function formatAge(time: Value, now: number): string {
   if (time === null || time === undefined) return "never";
   const age = Math.floor(now - time);
   if (age < 1) return "just now";
-  if (age < 3600) return `${formatDuration(age < 60 ? age : age - (age % 60))} ago`;
+  if (age < 60) return `${age} s ago`;
+  if (age < 3600) return `${Math.floor(age / 60)} min ago`;
   return `${formatDuration(age)} ago`;
 }
 
@@ -120,6 +121,11 @@ const NUMBERS = new Intl.NumberFormat("en", { maximumSignificantDigits: 15 });
 export function formatNumber(value: Value): string {
   if (value === null || value === undefined) return NONE;
   return NUMBERS.format(value);
+}
+
+/** Returns a number with its noun, such as "1 run" or "9,412 runs". */
+export function formatPlural(count: number, noun: string): string {
+  return `${formatNumber(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** Returns the exact figure for a tooltip, or nothing for an absent one. */

@@ -1,3 +1,4 @@
+import { valueUnit } from "../alerts/condition";
 import { AlertDetail, alertLevel } from "../alerts/detail";
 import { Labels } from "../alerts/labels";
 import { RuleDetail } from "../alerts/rule";
@@ -110,8 +111,8 @@ const ALERT_COLUMNS: Column<Alert>[] = [
     label: "Value",
     isNumeric: true,
     isMinor: true,
-    cell: (row) => formatValue(row.value, row.unit),
-    title: (row) => exact(row.value, row.unit),
+    cell: (row) => formatValue(row.value, valueUnit(row)),
+    title: (row) => exact(row.value, valueUnit(row)),
   },
   {
     key: "n",

@@ -15,6 +15,7 @@ import {
   formatBytes,
   formatCount,
   formatMoney,
+  formatPlural,
   formatRate,
   formatShare,
   windowSeconds,
@@ -106,6 +107,9 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
   const connected = processes.connected ?? 0;
   const inProgress = service === null ? known.runs_in_progress : sums.in_progress;
   const cpu = agent.cpu_percent;
+  const store = agent.store_bytes
+    ? `store ${formatBytes(agent.store_bytes)}`
+    : "no store";
   return (
     <dl class="figures">
       <Figure label="Monitoring" note={`kaywatch ${known.version}`}>
@@ -113,12 +117,16 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       </Figure>
       <Figure
         label={`Runs, ${window}`}
-        exact={exact(sums.runs, "runs")}
+        exact={formatPlural(sums.runs, "run")}
         note={formatRate(sums.runs / windowSeconds(window))}
       >
         {formatCount(sums.runs)}
       </Figure>
-      <Figure label="Success" n={sums.runs} exact={`${sums.failed} runs failed`}>
+      <Figure
+        label="Success"
+        n={sums.runs}
+        exact={`${formatPlural(sums.failed, "run")} failed`}
+      >
         {formatShare(sums.success_rate)}
       </Figure>
       <Figure
@@ -130,7 +138,7 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       >
         {formatMoney(sums.cost_usd)}
       </Figure>
-      <Figure label="In progress" exact={exact(inProgress, "runs")}>
+      <Figure label="In progress" exact={formatPlural(inProgress, "run")}>
         <Link to={{ view: "runs" }}>{formatCount(inProgress)}</Link>
       </Figure>
       {service === null && (
@@ -140,14 +148,14 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       )}
       <Figure
         label="Completeness"
-        exact={`${completeness.dropped} events lost in ${known.window}`}
+        exact={`${formatPlural(completeness.dropped, "event")} lost in ${known.window}`}
       >
         {formatShare(completeness.ratio)}
       </Figure>
       <Figure
         label="Overhead"
-        exact={`${exact(agent.memory_bytes)} bytes of memory, ${exact(agent.store_bytes)} in the store`}
-        note={cpu === null ? `store ${formatBytes(agent.store_bytes)}` : `${cpu} % CPU`}
+        exact={`${formatBytes(agent.memory_bytes)} of memory, ${store}`}
+        note={cpu === null ? store : `${cpu} % CPU`}
       >
         {formatBytes(agent.memory_bytes)}
       </Figure>

@@ -98,17 +98,18 @@ function Summary({ processes }: { processes: readonly Process[] }) {
     processes.filter((each) => each.state === state).length;
   const sum = (value: (each: Process) => number) =>
     processes.reduce((total, each) => total + value(each), 0);
-  const hosts = new Set(processes.map((each) => each.host)).size;
-  const memory = sum((each) =>
-    each.state === "connected" ? (each.memory_mb ?? 0) * MIB : 0,
-  );
+  const connected = processes.filter(({ state }) => state === "connected");
+  const known = connected.flatMap(({ memory_mb }) => memory_mb ?? []);
+  const memory = known.length
+    ? known.reduce((total, each) => total + each) * MIB
+    : null;
   return (
     <dl class="figures">
       <Figure
         label="Connected"
-        note={hosts === 1 ? "on one host" : `on ${formatCount(hosts)} hosts`}
+        note={connected.length ? hostText(connected) : lastText(processes)}
       >
-        {formatCount(count("connected"))}
+        {connected.length ? formatCount(connected.length) : "none"}
       </Figure>
       <Figure label="Disconnected">{formatCount(count("disconnected"))}</Figure>
       <Figure label="Died within the hour">
@@ -125,6 +126,20 @@ function Summary({ processes }: { processes: readonly Process[] }) {
       </Figure>
     </dl>
   );
+}
+
+function hostText(processes: readonly Process[]): string {
+  const hosts = new Set(processes.map(({ host }) => host)).size;
+  return hosts === 1 ? "on one host" : `on ${formatCount(hosts)} hosts`;
+}
+
+/** What became of the process that was connected last. */
+function lastText(processes: readonly Process[]): string {
+  const last = processes.reduce((one, other) =>
+    other.since > one.since ? other : one,
+  );
+  const verb = last.state === "disconnected" ? "is disconnected" : last.state;
+  return `the last one ${verb} ${formatAge(last.since, agentTime.value)}`;
 }
 
 const COLUMNS: readonly Column<Process>[] = [

@@ -216,9 +216,9 @@ class LiveReport:
             ),
             "agent": LiveAgent(
                 cpu_percent=self._cpu.percent(snapshot.now, usage.cpu_seconds),
-                # In whole MiB, so that they seldom change.
+                # In whole MiB, so that they seldom change. Zero is no store.
                 memory_bytes=usage.memory_bytes // MIB * MIB,
-                store_bytes=usage.store_bytes // MIB * MIB,
+                store_bytes=-(-usage.store_bytes // MIB) * MIB,
             ),
             "processes": dict(snapshot.client_states),
             "runs": (len(runs), {run.key: run for run in runs[:MAX_RUNS]}),
