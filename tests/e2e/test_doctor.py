@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -590,6 +591,9 @@ def test_receivers_are_connected_to_without_sending(short: Path) -> None:
             '[receiver.link]\ntype = "webhook"\nurl = "http://169.254.169.254/x"\n'
             '[receiver.file]\ntype = "webhook"\nurl_file = "/nowhere/url"\n'
             f'[receiver.am]\ntype = "alertmanager"\nurls = ["{fakes.url}"]\n'
+            f'[receiver.mail]\ntype = "email"\nhost = "127.0.0.1"\n'
+            f"port = {urlsplit(fakes.url).port}\n"
+            'from = "a@example.org"\nto = ["b@example.org"]\n'
             f'[heartbeat]\nurl = "{fakes.url}/ping"\n'
         )
         report = doctor("receivers", "--config", str(config(short, text)))
@@ -597,6 +601,7 @@ def test_receivers_are_connected_to_without_sending(short: Path) -> None:
     assert report.status("receiver.ops", "nothing was sent") == "ok"
     assert report.status("heartbeat", "nothing was sent") == "ok"
     assert report.status("receiver.am", "is ready") == "ok"
+    assert report.status("receiver.mail (127.0.0.1:", "nothing was sent") == "ok"
     assert report.status("receiver.shut", "connection refused") == "problem"
     assert report.status("receiver.lost", "name cannot be resolved") == "problem"
     assert report.status("receiver.link", "cannot connect", "not allowed")

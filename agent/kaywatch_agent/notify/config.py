@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate
+from kaywatch_agent.notify.chat_config import SlackConfig
+from kaywatch_agent.notify.email_config import EmailConfig
+from kaywatch_agent.notify.pager_config import PagerDutyConfig
+from kaywatch_agent.notify.policy import Policy
+from kaywatch_agent.notify.receiver_config import ReceiverConfig
 from kaywatch_agent.notify.request_config import RequestConfig
-from kaywatch_agent.notify.secret import Secret, secret_names, section_with_secrets
+from kaywatch_agent.notify.secret import Secret, section_with_secrets
 from kaywatch_agent.rules.rule import Grouping
-from kaywatch_agent.settings.reader import Duration, ErrorCollector, Unit, check_url
-from kaywatch_agent.units import parse_duration
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, check_url
 
 __all__ = [
     "AlertmanagerConfig",
     "AppriseConfig",
+    "EmailConfig",
     "HeartbeatConfig",
     "NotifyConfig",
     "PagerDutyConfig",
@@ -31,159 +34,7 @@ __all__ = [
     "policies",
 ]
 
-PAGERDUTY_URLS: Final = {
-    "us": "https://events.pagerduty.com",
-    "eu": "https://events.eu.pagerduty.com",
-}
-RateText = Annotated[str, Unit("rate", parse_rate)]
-
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReceiverConfig(RequestConfig):
-    """The keys that all receivers have.
-
-    Attributes:
-        type: `slack`, `pagerduty`, `webhook`, `alertmanager` or `apprise`.
-        min_severity: less severe alerts are not sent; resolves always are.
-        rate: at most this many messages per time, such as `60/m`.
-        max_age: how long delivery of a message is retried.
-        max_attempts: how often delivery of a message is tried.
-        fallback: the receiver to notify when this one cannot be reached.
-        error_text: whether to show the text of the last error, besides its type.
-    """
-
-    grouped: ClassVar[bool] = True
-    max_alerts: ClassVar[int] = 10
-
-    name: str = field(default="", repr=False)
-    type: str = ""
-    min_severity: Severity = "info"
-    rate: RateText = "60/m"
-    max_age: Duration = "24h"
-    max_attempts: int = 1_000
-    fallback: str = ""
-    error_text: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigError(
-                self.path + "max_attempts", f"{self.max_attempts}: expected at least 1"
-            )
-        self.check_requests()
-
-    @property
-    def path(self) -> str:
-        """The prefix of its keys in error messages."""
-        return f"receiver.{self.name}."
-
-    @property
-    def follow_up(self) -> FollowUp:
-        """How later messages relate to the first one about an alert."""
-        return "post"
-
-    def secrets(self) -> dict[str, Secret]:
-        """Return the secrets that are set, by name."""
-        values = {name: getattr(self, name) for name in secret_names(type(self))}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def policy(self, grouping: Grouping) -> Policy:
-        """Return the part of the configuration that the outbox needs."""
-        return Policy(
-            grouped=self.grouped,
-            **dataclasses.asdict(grouping),
-            max_alerts=self.max_alerts,
-            max_age=parse_duration(self.max_age),
-            max_attempts=self.max_attempts,
-            rate=parse_rate(self.rate),
-            min_severity=self.min_severity,
-            fallback=self.fallback,
-            error_text=self.error_text,
-            follow_up=self.follow_up,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlackConfig(ReceiverConfig):
-    """Slack: an incoming webhook, or a bot.
-
-    Attributes:
-        webhook_url: the URL of the incoming webhook.
-        bot_token: the token of a bot with the scope chat:write.
-        channel: where the bot posts.
-        mode: whether a resolve updates the message, replies to it, or is a new message.
-        url: the base URL of Slack's Web API.
-    """
-
-    rate: RateText = "1/s"
-    webhook_url: Secret | None = None
-    bot_token: Secret | None = None
-    channel: str = ""
-    mode: FollowUp = "update"
-    url: str = "https://slack.com/api"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.credential()
-        if self.bot_token is not None and self.webhook_url is not None:
-            raise ConfigError(
-                self.bot_token.key, "set either bot_token or webhook_url, not both"
-            )
-        if self.bot_token is not None and not self.channel:
-            raise ConfigError(
-                self.path + "channel",
-                'missing; a bot needs a channel such as "#alerts"',
-            )
-        check_url(self.path + "url", self.url)
-
-    def credential(self) -> Secret:
-        """Return the bot's token, or the webhook's URL."""
-        secret = self.bot_token or self.webhook_url
-        if secret is None:
-            raise ConfigError(
-                self.path + "webhook_url",
-                "missing; set webhook_url_file, or bot_token_file and channel",
-            )
-        return secret
-
-    @property
-    def follow_up(self) -> FollowUp:
-        """Only a bot can update its messages or reply to them."""
-        return self.mode if self.bot_token is not None else "post"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PagerDutyConfig(ReceiverConfig):
-    """PagerDuty: Events API v2.
-
-    Attributes:
-        routing_key: the integration key of a service or a ruleset.
-        region: the region of the account.
-        url: overrides the region's URL.
-        resolve_on_no_data: whether an alert whose data stopped resolves its incident;
-            otherwise the incident stays open with `NO DATA`.
-    """
-
-    grouped = False
-
-    # PagerDuty accepts 120 a minute for each integration key.
-    rate: RateText = "100/m"
-    routing_key: Secret
-    region: Literal["us", "eu"] = "us"
-    url: str = ""
-    resolve_on_no_data: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_url(self.path + "url", self.base_url)
-
-    @property
-    def base_url(self) -> str:
-        """The URL that events are sent to, without the path."""
-        url = self.url or PAGERDUTY_URLS[self.region]
-        # PagerDuty's pages show the whole URL, which is then pasted.
-        return url.rstrip("/").removesuffix("/v2/enqueue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,11 +100,7 @@ class AppriseConfig(ReceiverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("headers", "proxy", "ca"):
-            if getattr(self, name):
-                raise ConfigError(
-                    self.path + name, "Apprise does not support this key; remove it"
-                )
+        self.reject_keys("Apprise", "headers", "proxy", "ca")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +130,7 @@ class HeartbeatConfig(RequestConfig):
 
 TYPES: Final[dict[str, type[ReceiverConfig]]] = {
     "slack": SlackConfig,
+    "email": EmailConfig,
     "pagerduty": PagerDutyConfig,
     "webhook": WebhookConfig,
     "alertmanager": AlertmanagerConfig,

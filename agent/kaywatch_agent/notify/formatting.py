@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
+from kaywatch_agent.notify.truncation import truncate
 from kaywatch_agent.units import clock_time, duration, local_time, quantity, sparkline
 
 __all__ = [
@@ -229,11 +230,6 @@ def plain_text(notification: Notification, now: float) -> str:
     if also := also_notified(notification):
         lines += ["", also]
     return "\n".join(lines)
-
-
-def truncate(text: str, limit: int) -> str:
-    """Return a text of at most `limit` characters, with `…` where it was cut."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 # -- inside --------------------------------------------------------------------------

@@ -29,6 +29,7 @@ __all__ = [
     "Response",
     "check_address",
     "redact_url",
+    "tls_context",
 ]
 
 CONNECT_SECONDS: Final = 5.0
@@ -228,6 +229,23 @@ def redact_url(url: str) -> str:
     return f"{parts.scheme}://{host}{port}/…"
 
 
+def tls_context(ca: str) -> ssl.SSLContext:
+    """Return how certificates are verified.
+
+    Args:
+        ca: a file of trusted CA certificates; empty for those of the system.
+
+    Raises:
+        NoResponse: the file cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca or None)
+    except OSError as error:  # a subclass for invalid certificates
+        reason = (error.strerror or "no valid certificate").lower()
+        text = f"cannot read the CA certificates in {ca}: {reason}"
+        raise NoResponse(text, undelivered=True) from None
+
+
 # -- inside --------------------------------------------------------------------------
 
 # Texts for exceptions, most specific first, and whether the request certainly did not
@@ -302,16 +320,4 @@ def _proxy_for(options: RequestOptions, url: str) -> str | None:
 
 
 def _tls(options: RequestOptions) -> ssl.SSLContext | bool:
-    """Return how certificates are verified.
-
-    Raises:
-        NoResponse: the file of CA certificates cannot be read.
-    """
-    if not options.ca:
-        return True
-    try:
-        return ssl.create_default_context(cafile=options.ca)
-    except OSError as error:  # a subclass for invalid certificates
-        reason = (error.strerror or "no valid certificate").lower()
-        text = f"cannot read the CA certificates in {options.ca}: {reason}"
-        raise NoResponse(text, undelivered=True) from None
+    return tls_context(options.ca) if options.ca else True

@@ -23,7 +23,6 @@ from kaywatch_agent.model.alerts import (
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     ReceiverConfig,
-    SlackConfig,
     policies,
 )
 from kaywatch_agent.notify.http import HttpClient
@@ -179,9 +178,9 @@ class SimulatedDelivery:
                     DeliveryOutcome.RETRY, 0, "no connection", undelivered=True
                 )
         config = self._configs[receiver]
-        if isinstance(config, SlackConfig):
-            # A bot's later messages refer to the channel and time of the first.
-            return sent(ref=f"{config.channel} {self._now:.6f}")
+        if config.follow_up != "post":
+            # Later messages refer to the first one.
+            return sent(ref=f"{receiver} {self._now:.6f}")
         return sent()
 
     def _record(self, notification: Notification, rules: Iterable[str]) -> None:

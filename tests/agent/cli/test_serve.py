@@ -11,6 +11,7 @@ from tests.agents import DEADLINE, kill_at_end
 # What only a command, a configured receiver or broker, or an application needs.
 UNUSED = {
     "aiomqtt",
+    "aiosmtplib",
     "apprise",
     "greenlet._greenlet",
     "kaywatch._instrument.frameworks",

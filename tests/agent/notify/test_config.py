@@ -10,6 +10,7 @@ import pytest
 from kaywatch_agent.config import assemble, find_unused
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
+    EmailConfig,
     HeartbeatConfig,
     parse,
     parse_heartbeat,
@@ -21,13 +22,19 @@ from kaywatch_agent.rules.rule import Grouping
 
 HOOK = "https://hooks.slack.com/services/T0/B0/sosecret"
 SLACK: dict[str, Any] = {"type": "slack", "webhook_url": HOOK}
+MAIL: dict[str, Any] = {
+    "type": "email",
+    "host": "smtp.example.org",
+    "from": "kaywatch <kaywatch@example.org>",
+    "to": ["ops@example.org"],
+}
 PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
 
 
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ({}, "receiver.ops.type: None is not one of slack, pagerduty, webhook"),
+        ({}, "receiver.ops.type: None is not one of slack, email, pagerduty"),
         ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
         (
             {"type": "slack"},
@@ -81,6 +88,38 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
             {"type": "webhook", "url_env": "U", "signature": "github"},
             "receiver.ops.secret: missing; the signature github needs a secret_file",
         ),
+        ({"type": "email"}, "receiver.ops.host: missing"),
+        (
+            {**MAIL, "host": "smtp://smtp.example.org:587"},
+            "receiver.ops.host: 'smtp://smtp.example.org:587': expected a name such as",
+        ),
+        ({**MAIL, "port": 70_000}, "receiver.ops.port: 70000: expected a port such as"),
+        (
+            {**MAIL, "username": "kay"},
+            "receiver.ops.password: missing, but username is set; set password_file",
+        ),
+        (
+            {**MAIL, "password": "sosecret"},
+            "receiver.ops.username: missing, but password is set; set username",
+        ),
+        (
+            {**MAIL, "tls": "none", "username": "kay", "password_env": "P"},
+            'receiver.ops.tls: "none" would send the password unencrypted',
+        ),
+        (
+            {**MAIL, "from": "kaywatch"},
+            "receiver.ops.from: 'kaywatch': expected",
+        ),
+        (
+            {**MAIL, "from": "a\n <a@b.c>"},
+            "receiver.ops.from: 'a\\n <a@b.c>'",
+        ),
+        ({**MAIL, "to": []}, "receiver.ops.to: 0 addresses: expected 1 to 100"),
+        (
+            {**MAIL, "to": ["a@b.c", "x@y.z\r\nRCPT TO:<e@x.y>"]},
+            "receiver.ops.to[1]: 'x@y.z\\r\\nRCPT TO:<e@x.y>': expected an address",
+        ),
+        ({**MAIL, "proxy": "http://p:3128"}, "receiver.ops.proxy: Email does not supp"),
     ],
 )
 def test_an_error_names_the_key_and_the_fix_but_no_secret(
@@ -233,6 +272,24 @@ def test_reading_a_missing_secret_names_its_key_and_location(
     with pytest.raises(ConfigError, match=complaint) as caught:
         configs["pd"].secrets()["routing_key"].read()
     assert caught.value.key == f"receiver.pd.{key}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "port"),
+    [
+        ({}, 587),
+        ({"tls": "tls"}, 465),
+        ({"tls": "none"}, 25),
+        ({"tls": "none", "port": 2525}, 2525),
+    ],
+)
+def test_the_port_of_a_mail_server_follows_from_its_encryption(
+    keys: dict[str, Any], port: int
+) -> None:
+    config = parse({"ops": {**MAIL, **keys}})["ops"]
+    assert isinstance(config, EmailConfig)
+    assert (config.server_port, config.sender) == (port, "kaywatch@example.org")
+    assert config.follow_up == "thread"
 
 
 def test_policies_reflect_the_configuration() -> None:

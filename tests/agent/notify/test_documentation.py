@@ -76,7 +76,7 @@ def test_the_documented_examples_match_sent_messages() -> None:
 def test_every_key_is_documented(name: str) -> None:
     text = PAGE.read_text()
     for field in dataclasses.fields(TYPES[name]):
-        stem = re.sub(r"_(file|env|credential)$", "", field.name)
+        stem = re.sub(r"_(file|env|credential)?$", "", field.name)
         assert field.name == "name" or f"`{stem}`" in text, field.name
     for field in dataclasses.fields(HeartbeatConfig):
         assert f"`{re.sub(r'_(file|env|credential)$', '', field.name)}`" in text

@@ -32,11 +32,18 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     AppriseConfig,
+    EmailConfig,
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
 )
-from kaywatch_agent.notify.http import NoResponse, check_address, check_url, redact_url
+from kaywatch_agent.notify.http import (
+    NoResponse,
+    check_address,
+    check_url,
+    redact_url,
+    tls_context,
+)
 from kaywatch_agent.units import duration
 
 # The prefix of a broker's stage in /health; the broker's label follows.
@@ -173,9 +180,19 @@ class _Target(NamedTuple):
         return f"{self.name} ({redact_url(self.url)})"
 
 
+class _MailTarget(NamedTuple):
+    """An SMTP server."""
+
+    name: str
+    config: EmailConfig
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.config.host}:{self.config.server_port})"
+
+
 def check_receiver_connections(context: CheckContext) -> CheckResults:
     """Check that kaywatch can connect to each receiver, and to the heartbeat."""
-    targets: list[_Target] = []
+    targets: list[_Target | _MailTarget] = []
     for name, config in context.config.notify.receivers.items():
         try:
             targets += _list_targets(f"receiver.{name}", config)
@@ -196,7 +213,7 @@ def check_receiver_connections(context: CheckContext) -> CheckResults:
             yield from results
 
 
-def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
+def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target | _MailTarget]:
     for key, secret in config.secrets().items():
         value = secret.read()
         if key in ("webhook_url", "url"):
@@ -208,9 +225,14 @@ def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
     elif isinstance(config, AlertmanagerConfig):
         for url in config.urls:
             yield _Target(name, url, "/-/ready")
+    elif isinstance(config, EmailConfig):
+        yield _MailTarget(name, config)
 
 
-def _check_target(target: _Target) -> CheckResults:
+def _check_target(target: _Target | _MailTarget) -> CheckResults:
+    if isinstance(target, _MailTarget):
+        yield from _check_mail_server(target)
+        return
     try:
         check_url(target.url)
         url = urlsplit(target.url)
@@ -223,6 +245,18 @@ def _check_target(target: _Target) -> CheckResults:
     yield from results
     if target.ready_path and not any(r.status == "problem" for r in results):
         yield _check_ready(target, url)
+
+
+def _check_mail_server(target: _MailTarget) -> CheckResults:
+    """Connect to a mail server; a certificate after STARTTLS is not checked."""
+    config = target.config
+    try:
+        tls = tls_context(config.ca) if config.tls == "tls" else None
+    except NoResponse as error:
+        yield problem(f"{target}: {error}", "correct the key ca")
+        return
+    port = config.server_port
+    yield from _connect(str(target), config.host, port, tls, check_address)
 
 
 def _check_ready(target: _Target, url: SplitResult) -> CheckResult:

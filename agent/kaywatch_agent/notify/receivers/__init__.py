@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kaywatch_agent.notify.config import (
     AppriseConfig,
+    EmailConfig,
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
@@ -13,6 +14,7 @@ from kaywatch_agent.notify.config import (
 )
 from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.receivers.apprise import Apprise
+from kaywatch_agent.notify.receivers.email import Email
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
 from kaywatch_agent.notify.receivers.webhook import Webhook
@@ -30,6 +32,8 @@ def build(
         match config:
             case SlackConfig():
                 receivers[name] = Slack(config, http)
+            case EmailConfig():
+                receivers[name] = Email(config)
             case PagerDutyConfig():
                 receivers[name] = PagerDuty(config, http)
             case WebhookConfig():

@@ -17,7 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
-from kaywatch_agent.notify import formatting
+from kaywatch_agent.notify import appearance, formatting, truncation
+from kaywatch_agent.notify.appearance import State
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.receivers.account import send_to_account
@@ -38,17 +39,14 @@ MAX_BLOCKS_TEXT: Final = 10_000  # characters of all blocks
 MAX_NAME: Final = 300  # of one alert in a list
 INVISIBLE: Final = "\u200b"  # a space of no width
 
-RED, ORANGE, BLUE, GREEN = "#d32f2f", "#f57c00", "#1976d2", "#388e3c"
-GREY: Final = "#9e9e9e"
-_STYLES: Final = {
-    "critical": (RED, ":red_circle:"),
-    "error": (RED, ":red_circle:"),
-    "warning": (ORANGE, ":large_orange_circle:"),
-    "info": (BLUE, ":large_blue_circle:"),
+_EMOJIS: Final[dict[State, str]] = {
+    "critical": ":red_circle:",
+    "error": ":red_circle:",
+    "warning": ":large_orange_circle:",
+    "info": ":large_blue_circle:",
+    "resolved": ":white_check_mark:",
+    "no_data": ":white_circle:",
 }
-
-# Facts that are shown above or below the fields.
-_NOT_FIELDS: Final = frozenset({"Since", "Fired", "Resolved", "Ended", "Host", "Alert"})
 
 _NO_PREVIEWS: Final = {"unfurl_links": False, "unfurl_media": False}
 
@@ -170,7 +168,8 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
         blocks = _details(notification, alert, now)
     else:
         blocks = _list(notification, now)
-    attachment = {"color": _colour(notification), "fallback": title, "blocks": blocks}
+    colour = appearance.COLOURS[appearance.message_state(notification)]
+    attachment = {"color": colour, "fallback": title, "blocks": blocks}
     return {
         "text": "\n".join(filter(None, lines)),
         "attachments": [attachment],
@@ -242,7 +241,7 @@ def judge_api(response: Response, now: float) -> DeliveryResult:
 
 
 def escape(text: str, limit: int) -> str:
-    """Return a text that Slack shows literally, cut to `limit` characters and a `…`.
+    """Return a text that Slack shows literally, of at most `limit` characters.
 
     Slack asks for three escapes, which also disarm `<!channel>`. It has none for its
     markup, so that an invisible space is added where it would read some: around `*`,
@@ -250,15 +249,7 @@ def escape(text: str, limit: int) -> str:
     """
     text = _MARKUP.sub(f"{INVISIBLE}\\g<0>{INVISIBLE}", text)
     text = _EMOJI.sub(f":{INVISIBLE}", text)
-    pieces: list[str] = []
-    remaining = limit
-    for character in text:
-        piece = _ESCAPES.get(character, character)
-        if len(piece) > remaining:
-            return _cut(pieces, remaining)
-        pieces.append(piece)
-        remaining -= len(piece)
-    return "".join(pieces)
+    return truncation.escape(text, limit, _ESCAPES)
 
 
 # -- inside --------------------------------------------------------------------------
@@ -271,12 +262,6 @@ _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": ""}
 _URL_ESCAPES: Final = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
 
-def _cut(pieces: list[str], remaining: int) -> str:
-    while pieces and remaining < 1:
-        remaining += len(pieces.pop())
-    return "".join(pieces) + "…"
-
-
 def _details(
     notification: Notification, alert: AlertDetails, now: float
 ) -> list[dict[str, Any]]:
@@ -284,8 +269,7 @@ def _details(
     blocks = _link_block(formatting.links(alert))
     fields = [
         _mrkdwn(f"*{name}*\n{escape(text, MAX_FIELD)}")
-        for name, text in formatting.facts(alert, now)
-        if name not in _NOT_FIELDS
+        for name, text in appearance.details(alert, now)
     ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
@@ -296,8 +280,7 @@ def _details(
 
 def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about several alerts: two lines for each."""
-    first, *others = [formatting.links(alert) for alert in notification.alerts]
-    shared = [link for link in first if all(link in links for links in others)]
+    shared = appearance.shared_links(notification)
     blocks = _link_block(shared)
     remaining, left_out = MAX_BLOCKS_TEXT, notification.left_out
     for alert in notification.alerts:
@@ -328,18 +311,7 @@ def _list_item(alert: AlertDetails, shared: Links, now: float) -> str:
 
 
 def _emoji(alert: AlertDetails) -> str:
-    if alert.ended_without_data:
-        return ":white_circle:"
-    return ":white_check_mark:" if alert.resolved else _STYLES[alert.severity][1]
-
-
-def _colour(notification: Notification) -> str:
-    firing = [alert for alert in notification.alerts if not alert.resolved]
-    if firing:
-        return _STYLES[firing[0].severity][0]
-    # One that was not confirmed healthy is enough to be no good news.
-    silent = any(alert.ended_without_data for alert in notification.alerts)
-    return GREY if silent else GREEN
+    return _EMOJIS[appearance.alert_state(alert)]
 
 
 def _link_block(links: Links) -> list[dict[str, Any]]:

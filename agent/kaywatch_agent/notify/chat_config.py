@@ -1,0 +1,62 @@
+"""The configuration of receivers that post to channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.policy import FollowUp
+from kaywatch_agent.notify.receiver_config import RateText, ReceiverConfig
+from kaywatch_agent.notify.secret import Secret
+from kaywatch_agent.settings.reader import check_url
+
+__all__ = ["SlackConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlackConfig(ReceiverConfig):
+    """Slack: an incoming webhook, or a bot.
+
+    Attributes:
+        webhook_url: the URL of the incoming webhook.
+        bot_token: the token of a bot with the scope chat:write.
+        channel: where the bot posts.
+        mode: whether a resolve updates the message, replies to it, or is a new message.
+        url: the base URL of Slack's Web API.
+    """
+
+    rate: RateText = "1/s"
+    webhook_url: Secret | None = None
+    bot_token: Secret | None = None
+    channel: str = ""
+    mode: FollowUp = "update"
+    url: str = "https://slack.com/api"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.credential()
+        if self.bot_token is not None and self.webhook_url is not None:
+            raise ConfigError(
+                self.bot_token.key, "set either bot_token or webhook_url, not both"
+            )
+        if self.bot_token is not None and not self.channel:
+            raise ConfigError(
+                self.path + "channel",
+                'missing; a bot needs a channel such as "#alerts"',
+            )
+        check_url(self.path + "url", self.url)
+
+    def credential(self) -> Secret:
+        """Return the bot's token, or the webhook's URL."""
+        secret = self.bot_token or self.webhook_url
+        if secret is None:
+            raise ConfigError(
+                self.path + "webhook_url",
+                "missing; set webhook_url_file, or bot_token_file and channel",
+            )
+        return secret
+
+    @property
+    def follow_up(self) -> FollowUp:
+        """Only a bot can update its messages or reply to them."""
+        return self.mode if self.bot_token is not None else "post"
