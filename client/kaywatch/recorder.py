@@ -69,6 +69,7 @@ class Failure(NamedTuple):
     visits: int = 0  # made by the run, with this one
     path: tuple[str, ...] = ()  # the nodes that the run visited, including this one
     path_visits: tuple[int, ...] = ()  # of each of them; empty if once each
+    trace_id: str = ""  # of the application's trace; empty without one
 
 
 class ExecutionInFlight(NamedTuple):
@@ -84,6 +85,7 @@ class ExecutionInFlight(NamedTuple):
     cost_usd: float = 0.0  # of the LLM calls of its run up to now, as far as known
     tokens: float = 0.0  # of these calls
     unpriced_tokens: float = 0.0  # of the calls without a price
+    trace_id: str = ""  # of the application's trace in which its run started
 
 
 class OpenSpan(Protocol):

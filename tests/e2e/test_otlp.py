@@ -37,6 +37,24 @@ with kaywatch.execution("g", "n"):
         )
 assert kaywatch.flush(10)
 """
+TRACED = """
+import kaywatch
+from opentelemetry.sdk.trace import TracerProvider
+from pocketflow import Flow, Node
+
+class Pay(Node):
+    def exec(self, prepared):
+        raise TimeoutError("the bank")
+
+kaywatch.instrument(service="shop")
+with TracerProvider().get_tracer("shop").start_as_current_span("request") as span:
+    try:
+        Flow(start=Pay()).run({})
+    except TimeoutError:
+        pass
+assert kaywatch.flush(10)
+print(f"{span.get_span_context().trace_id:032x}")
+"""
 
 
 class Point(NamedTuple):
@@ -175,6 +193,7 @@ def test_counts_and_quantiles_are_ours(backend: Backend) -> None:
     ):
         agent.run(f"{RECORD}\nrecord(1, 3_000)\nassert kaywatch.flush(10)")
         agent.run(LLM)
+        trace_id = agent.run(TRACED).strip()
         totals = counts(range(1, 2), 3_000)
         until(lambda: totals.items() <= executions(backend).items(), "the totals")
         tokens = "gen_ai.client.inference.usage.input_tokens"
@@ -192,6 +211,10 @@ def test_counts_and_quantiles_are_ours(backend: Backend) -> None:
             for q in (0.5, 0.95, 0.99):
                 exact = values[math.ceil(q * len(values)) - 1]
                 assert 1 <= quantile(point.data, q) / exact <= growth * BUCKET
+        failed = until(lambda: backend.latest(DURATIONS).get("Pay"), "the failure")
+        (exemplar,) = failed.data.exemplars
+        assert exemplar.trace_id.hex() == trace_id
+        assert [each.key for each in exemplar.filtered_attributes] == ["run"]
         check_names(backend)
         assert metrics(agent, "kaywatch_otlp_dropped_total") == {}
         assert agent.get("/health")["stages"]["otlp otel"]["problem"] == ""

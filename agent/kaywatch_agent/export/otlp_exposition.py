@@ -9,11 +9,13 @@ Source: opentelemetry-proto, metrics/v1/metrics.proto, and the data model of met
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
@@ -322,7 +324,12 @@ def _add_exemplar(point: Any, exemplar: Exemplar | None) -> None:
         added = point.exemplars.add(
             as_double=exemplar.value, time_unix_nano=int(exemplar.time * 1e9)
         )
-        added.filtered_attributes.extend(_attributes(exemplar.labels))
+        attributes = dict(exemplar.labels)
+        # As long as a UUID, and written like one.
+        with contextlib.suppress(ValueError):  # not the id of a trace of OpenTelemetry
+            added.trace_id = UUID(attributes.get("trace_id", "")).bytes
+            del attributes["trace_id"]
+        added.filtered_attributes.extend(_attributes(attributes.items()))
 
 
 def _encode_metric(family: _Family, points: Sequence[bytes]) -> bytes:

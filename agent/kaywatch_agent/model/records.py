@@ -36,6 +36,7 @@ __all__ = [
     "NodeRevisits",
     "ProcessSample",
     "RunRecord",
+    "TraceId",
     "TopologyRecord",
 ]
 
@@ -43,6 +44,9 @@ RunId = Annotated[Name, Meta(description="id of the run; empty if unknown")]
 RunStart = Annotated[
     float,
     Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
+]
+TraceId = Annotated[
+    Name, Meta(description="id of the application's trace; empty without one")
 ]
 ErrorType = Annotated[Name, Meta(description="type of the exception")]
 
@@ -86,6 +90,7 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
             description="the visits of each node of `path`; empty if once each",
         ),
     ] = ()
+    trace_id: TraceId = ""
 
 
 class TopologyRecord(Struct, frozen=True, kw_only=True):
@@ -148,6 +153,7 @@ class InFlight(Struct, frozen=True):
     unpriced_tokens: Annotated[
         float, Meta(ge=0, le=MAX_COUNT, description="of the calls without a price")
     ] = 0.0
+    trace_id: TraceId = ""
 
 
 class NodeRevisits(Struct, frozen=True):

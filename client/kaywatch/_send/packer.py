@@ -50,7 +50,7 @@ _UNIFORM: Final = {"outcome", "attempts", "action", "error", "graph", "reason", 
 
 # The fields of a failure that are left out while they are empty.
 _OPTIONAL_OF_FAILURE: Final = (
-    *("traceback", "seconds", "run_start", "visits", "path", "path_visits"),
+    *("traceback", "seconds", "run_start", "visits", "path", "path_visits", "trace_id"),
 )
 
 # The values of the columns for which an event has no field.
@@ -247,7 +247,7 @@ class Packer:
                 one.visits,
                 one.run_started,
                 one.failed_attempts,
-                *_cost(one),
+                *_cost_and_trace(one),
             )
             for one in oldest[:MAX_IN_FLIGHT]
         ]
@@ -348,9 +348,11 @@ def _described(span: OpenSpan, known: ExecutionInFlight | None) -> ExecutionInFl
     )
 
 
-def _cost(execution: ExecutionInFlight) -> tuple[float, ...]:
-    """Return the cost of its run, for the wire; most runs call no model."""
+def _cost_and_trace(execution: ExecutionInFlight) -> tuple[float | str, ...]:
+    """Return the cost and trace of its run, for the wire; most runs have neither."""
     cost = execution.cost_usd, execution.tokens, execution.unpriced_tokens
+    if execution.trace_id:
+        return *cost, execution.trace_id
     return cost if any(cost) else ()
 
 

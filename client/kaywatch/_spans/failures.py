@@ -7,6 +7,7 @@ import time
 from kaywatch._process import process
 from kaywatch._spans.details import SpanDetails
 from kaywatch._spans.runs import Run
+from kaywatch._traces import current_trace_id
 from kaywatch.recorder import ErrorKey, Failure, Series
 
 __all__ = ["describe_failure"]
@@ -47,4 +48,6 @@ def describe_failure(
         visits=run.visits if run else 0,
         path=run.path() if run else (),
         path_visits=run.path_visits() if run else (),
+        # The node may have ended the trace's last span in this thread.
+        trace_id=current_trace_id() or (run.trace_id if run else ""),
     )

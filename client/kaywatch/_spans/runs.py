@@ -7,6 +7,7 @@ from contextvars import ContextVar, Token
 from typing import Final, Protocol
 
 from kaywatch._process import process
+from kaywatch._traces import current_trace_id
 from kaywatch.recorder import RunVisits
 from kaywatch.wire import EndReason, Outcome
 
@@ -59,6 +60,7 @@ class Run:
         available_actions: what would have led on, if there is a listener.
         listener_state: what the listener keeps with the run.
         cost: the cost of its LLM calls, if it made any.
+        trace_id: of the application's trace in which it started; empty without one.
         failures: how many calls of `exec` had failed in a row when `failures_at` visits
             were made; a later visit that did not fail makes them out of date.
     """
@@ -79,6 +81,7 @@ class Run:
         self.owner = owner
         self.parent = parent
         self.counts: dict[str, int] = {}
+        self.trace_id = current_trace_id()
         self.number = _next_number()
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()

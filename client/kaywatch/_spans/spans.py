@@ -97,6 +97,7 @@ class Span:
             0.0 if run is None else epoch + run.started,
             self.failed_attempts(),
             *self.run_cost(),
+            "" if run is None else run.trace_id,
         )
 
     def run_cost(self) -> tuple[float, float, float]:

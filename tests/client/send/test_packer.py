@@ -402,7 +402,7 @@ def test_failures_are_sent_once(recorder: Recorder, packer: Packer) -> None:
     recorder.failed(FAILURE._replace(traceback="a.py:1 in f"))
     content = take(packer)
     plain, traced = content.sections["failures"]
-    unknown = {"seconds", "run_start", "visits", "path", "path_visits"}
+    unknown = {"seconds", "run_start", "visits", "path", "path_visits", "trace_id"}
     known = {k: v for k, v in FAILURE._asdict().items() if k not in unknown}
     assert traced == known | {"traceback": "a.py:1 in f"}
     assert plain == {k: v for k, v in known.items() if k != "traceback"}

@@ -61,7 +61,8 @@ function Item(failure: Failure) {
       <div>
         <time title={new Date(time * 1000).toISOString()}>{formatTime(time)}</time>{" "}
         <b class="bad">{type}</b> <span class="note">{facts.join(", ")}</span>{" "}
-        {failure.run && <Link to={runRoute(failure)}>run {failure.run}</Link>}
+        {failure.run && <Link to={runRoute(failure)}>run {failure.run}</Link>}{" "}
+        {failure.trace_id && <span class="note">trace {failure.trace_id}</span>}
       </div>
       {message && <p>{message}</p>}
       {failure.traceback && (

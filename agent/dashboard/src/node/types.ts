@@ -58,6 +58,8 @@ export interface Failure {
   attempts: number;
   outcome: string;
   run: string;
+  /** Of the application's trace; empty without one. */
+  trace_id: string;
   client: string;
   traceback: string;
   seconds: number;

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from kaywatch.wire import EndReason
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.model.bounds import Count, Moment, Name, OutcomeName, Seconds
-from kaywatch_agent.model.records import FailureRecord
+from kaywatch_agent.model.records import FailureRecord, TraceId
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.api.parameters import (
     EndText,
@@ -69,6 +69,7 @@ class EndedRun(ResponseBody):
     visits: Count
     path: list[str]
     path_visits: list[Count]
+    trace_id: TraceId
 
 
 class RunEndCount(ResponseBody):
@@ -189,6 +190,7 @@ def _ended(failure: FailureRecord) -> EndedRun:
         visits=max(1, failure.visits),
         path=_path(failure),
         path_visits=list(failure.path_visits),
+        trace_id=failure.trace_id,
     )
 
 

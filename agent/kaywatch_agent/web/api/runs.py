@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.model.records import InFlight
+from kaywatch_agent.model.records import InFlight, TraceId
 from kaywatch_agent.rules.metrics import NODE_LABELS
 from kaywatch_agent.rules.rule import Stuck, Threshold
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
@@ -52,6 +52,7 @@ class RunInProgress(ResponseBody):
     unpriced_tokens: Annotated[
         float, Meta(ge=0, description="the tokens of calls without a price")
     ]
+    trace_id: TraceId
 
     @property
     def key(self) -> str:
@@ -114,6 +115,7 @@ def _run(
         cost_usd=cost if cost or tokens > unpriced else None,
         tokens=tokens,
         unpriced_tokens=unpriced,
+        trace_id=latest.trace_id,
     )
 
 

@@ -44,7 +44,7 @@ class FailureExemplars(NamedTuple):
         by_error: dict[tuple[int, int], Exemplar] = {}
         numbers = {error: number for number, error in enumerate(errors)}
         for failure in sorted(failures, key=lambda each: each.time):
-            labels = (("run", failure.run),)
+            labels = _run_labels(failure)
             group = groups.get(node_labels(failure))
             if group is None or not failure.run or _length(labels) > MAX_LABELS:
                 continue
@@ -63,6 +63,14 @@ def node_labels(subject: SeriesKey | FailureRecord) -> Labels:
         ("graph", subject.graph),
         ("node", subject.node),
     )
+
+
+def _run_labels(failure: FailureRecord) -> Labels:
+    run = ("run", failure.run)
+    # The name by which Grafana links an exemplar to a store of traces by default.
+    trace = ("trace_id", failure.trace_id)
+    both = (run, trace)
+    return both if failure.trace_id and _length(both) <= MAX_LABELS else (run,)
 
 
 def _length(labels: Labels) -> int:

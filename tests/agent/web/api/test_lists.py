@@ -57,6 +57,7 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "visits": 0,
         "path": [],
         "path_visits": [],
+        "trace_id": "",
         "traceback": "",
         "seconds": 0.0,
     }
@@ -184,6 +185,7 @@ def test_a_client_is_described_in_full() -> None:
                     "cost_usd": 0.0,
                     "tokens": 0.0,
                     "unpriced_tokens": 0.0,
+                    "trace_id": "",
                 }
             ],
             "memory_mb": 200.0,

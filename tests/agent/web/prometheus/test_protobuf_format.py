@@ -169,9 +169,10 @@ def test_counters_and_histograms_have_the_time_when_they_were_zero() -> None:
     assert agent.seconds == 1_800_000_000
 
 
-def test_failures_are_exemplars_with_their_run(served: Served) -> None:
+def test_failures_are_exemplars_with_their_run_and_trace(served: Served) -> None:
     ended = time.time()
     failure = {"graph": "checkout", "node": "pay", "type": "KeyError", "phase": "post"}
+    ids = {"run": "run-7", "trace_id": "5b8efff798038103d269b633813fc60c"}
     served.receive(
         [
             {
@@ -192,7 +193,7 @@ def test_failures_are_exemplars_with_their_run(served: Served) -> None:
                     }
                 ],
                 "failures": [
-                    {**failure, "time": ended, "seconds": 0.25, "run": "run-7"},
+                    {**failure, "time": ended, "seconds": 0.25, **ids},
                     {**failure, "time": ended - 5, "seconds": 0.5, "run": "run-6"},
                     {**failure, "time": ended + 1, "run": "x" * 200},
                 ],
@@ -207,7 +208,7 @@ def test_failures_are_exemplars_with_their_run(served: Served) -> None:
     error = one(found["kaygraph_errors_total"], **PAY).counter
     assert error.value == 1
     for result, value in ((exemplar, 0.25), (error.exemplar, 1.0)):
-        assert labels(result) == {"run": "run-7"}
+        assert labels(result) == ids
         assert result.value == value
         seconds = result.timestamp.seconds + result.timestamp.nanos / 1e9
         assert math.isclose(seconds, ended, abs_tol=1e-6)
