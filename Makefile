@@ -1,5 +1,6 @@
 # make demo [SECONDS=20]   run an agent and a PocketFlow application, and show their output
-# make test                run all tests, against real servers
+# make test                run the tests, against real servers
+# make test-long           run the long tests; a short form of each is in make test
 # make check               run ruff, mypy and import-linter, check the web page and the docs
 # make bench [QUICK=1]     measure kaywatch and its peers; write bench.json
 # make release             check everything, and build the release in dist/; upload nothing
@@ -23,7 +24,7 @@ TESTS ?= tests
 NPM = $(BIN)/python scripts/build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test test-page test-python check format page docs dist release bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test test-long test-page test-python check format page docs dist release bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -40,6 +41,9 @@ test-python:
 	@$(BIN)/pytest --collect-only -q $(TESTS) > /dev/null
 	@# More workers than cores, because tests wait about half of the time.
 	$(BIN)/pytest -n $$(($$(nproc) + 3)) $(TESTS)
+
+test-long: .venv/.dev servers
+	$(BIN)/pytest -n $$(($$(nproc) + 1)) -m long $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

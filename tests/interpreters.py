@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["VERSIONS", "interpreter"]
+__all__ = ["VERSIONS", "find", "interpreter"]
 
 VERSIONS = ("3.11", "3.12", "3.13")
 

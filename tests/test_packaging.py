@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.agents import DEADLINE, free_port, new_agent, until
 from tests.conftest import ROOT, build
-from tests.interpreters import VERSIONS, interpreter
+from tests.interpreters import VERSIONS, find, interpreter
 
 # What a package may contain: code, the mark of types, the protocol, systemd's units,
 # and the web page.
@@ -26,6 +26,7 @@ SUFFIXES = {
     *(".html", ".css", ".js", ".txt"),
 }
 PAGE = "kaywatch_agent/web/page"
+NEWEST = "newest"
 
 # Debian 12's Python 3.11.2 does not know the argument yet.
 SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -52,10 +53,15 @@ def metadata(wheel: Path) -> Any:
     return message_from_string(raw.decode())
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(
+    params=[NEWEST, *(pytest.param(v, marks=pytest.mark.long) for v in VERSIONS)]
+)
 def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """An empty environment of one of the Pythons; the path of its interpreter."""
-    python = interpreter(request.param)
+    version = request.param
+    if version == NEWEST:
+        version = next(filter(find, reversed(VERSIONS)), VERSIONS[-1])
+    python = interpreter(version)
     folder = tmp_path / "venv"
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
     return folder / "bin" / "python"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -33,8 +35,24 @@ def measure_all(names: Sequence[str]) -> dict[str, list[Row]]:
     return {name: measure_module(name, SMOKE) for name in names}
 
 
+# Two that need neither servers nor other processes, and that measure the whole path.
+SHORT = ["client", "store"]
+LONG = [name for name in NAMES if name not in SHORT]
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    assert {*SHORT} < {*NAMES}
+    for name in NAMES:
+        module = importlib.import_module(f"tests.bench.bench_{name}")
+        assert next(iter(inspect.signature(module.measure).parameters)) == "effort"
+
+
 # A new process takes a second to import what they measure, so several share one.
-@pytest.mark.parametrize("names", [NAMES[::3], NAMES[1::3], NAMES[2::3]], ids=repr)
+@pytest.mark.parametrize(
+    "names",
+    [SHORT, *(pytest.param(LONG[n::3], marks=pytest.mark.long) for n in range(3))],
+    ids=repr,
+)
 def test_a_benchmark_has_rows(names: Sequence[str]) -> None:
     seconds = SMOKE.seconds * len(names)
     for name, rows in run_in_process(seconds, measure_all, names).items():

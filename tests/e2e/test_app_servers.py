@@ -279,6 +279,13 @@ CASES = {
     ),
 }
 
+# What these show is shown by another server, or by another end of the same one.
+VARIANTS = {
+    *("uvicorn-int", "uvicorn-workers", "hypercorn-int", "gunicorn"),
+    *("gunicorn-uvicorn-max-requests", "gunicorn-uvicorn-replace"),
+    *("uwsgi", "uwsgi-max-requests", "pools-forkserver", "pools-joblib"),
+}
+
 
 def describe(
     case: Case, recorded: int, account: dict[str, Any], deaths: int
@@ -329,8 +336,13 @@ def run(server: Server) -> int:
 
 
 @pytest.fixture(scope="module")
-def results(installed: str) -> Iterator[Results]:
-    """The results of all servers, from their start to their end."""
+def results(installed: str, request: pytest.FixtureRequest) -> Iterator[Results]:
+    """The results of all servers that this run tests, from their start to their end."""
+    tested = {
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    }
     with running_agent(installed) as agent, contextlib.ExitStack() as stack:
         folder = agent.folder / "apps"
         write_applications(folder)
@@ -343,14 +355,20 @@ def results(installed: str) -> Iterator[Results]:
         if redis := find("redis-server"):
             start("redis", redis, "--port 0", f"--unixsocket {folder / REDIS}")
             until((folder / REDIS).exists, "Redis listens")
-        names = [name for name in CASES if not find_missing(name)]
+        names = [name for name in tested if not find_missing(name)]
         servers = [start(name, *CASES[name].command) for name in names]
         with ThreadPoolExecutor(len(servers)) as pool:
             runs = {server.name: pool.submit(run, server) for server in servers}
         yield Results({server.name: server for server in servers}, runs)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in VARIANTS else name
+        for name in CASES
+    ],
+)
 def test_what_a_server_did_is_counted_and_only_a_kill_is_a_death(
     results: Results, name: str
 ) -> None:

@@ -73,8 +73,18 @@ STORED = (
 )  # fmt: skip
 
 
-def simulate(faults: tuple[Fault, ...]) -> Simulation:
-    """Let a week pass on a virtual clock, after nine days without faults."""
+WEEK = 7
+# A short form, with the faults of its days.
+DAYS = [3, pytest.param(WEEK, marks=pytest.mark.long)]
+
+
+def until_day(days: int, faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Return the faults that can be reported within so many days."""
+    return tuple(one for one in faults if one.start + one.hours + 2 <= days * 24)
+
+
+def simulate(faults: tuple[Fault, ...], days: int = WEEK) -> Simulation:
+    """Let days pass on a virtual clock, after nine days without faults."""
     config = assemble({"receiver": HOOK})
     simulation = Simulation(config.alerts, config.notify.receivers)
     company = Company(faults)
@@ -83,7 +93,7 @@ def simulate(faults: tuple[Fault, ...]) -> Simulation:
         company.advance(now, HOUR)
         simulation.evaluate(company.source.eval_input(now), HOUR)
     passed = 600.0
-    for step in range(7 * 144):
+    for step in range(days * 144):
         now = START + step * 600.0
         company.advance(now, 600.0)
         simulation.evaluate(company.source.eval_input(now), passed)
@@ -97,28 +107,33 @@ def simulate(faults: tuple[Fault, ...]) -> Simulation:
     return simulation
 
 
-def store(faults: tuple[Fault, ...]) -> StoredHistory:
-    """Return two weeks as the store has them: hours, and minutes of the last day."""
+def store(faults: tuple[Fault, ...], days: int = WEEK) -> StoredHistory:
+    """Return nine days, and days with faults, as the store has them.
+
+    Those are hours, and minutes of the last day: of its last hours in the short form,
+    because each minute is evaluated.
+    """
+    fine = DAY if days == WEEK else 2 * HOUR
     company = Company(faults)
-    end, buckets = START + 7 * DAY, []
+    end, buckets = START + days * DAY, []
     time = START - 9 * DAY
     while time < end:
-        length = HOUR if time < end - DAY else 300.0
+        length = HOUR if time < end - fine else 300.0
         # The last event of a bucket is near its end.
         company.advance(time + length - 10.0, length)
         time += length
     steps = company.source.steps()
     for number in sorted(steps):
-        length = HOUR if number * 10 < end - DAY else 60.0
+        length = HOUR if number * 10 < end - fine else 60.0
         buckets.append((number * 10.0 // length * length, length, steps[number]))
     return StoredHistory(
         company.source.registry, buckets, buckets[0][0], end, company.source.failures
     )
 
 
-def backtest_week(faults: tuple[Fault, ...]) -> list[Episode]:
-    """Return what all built-in rules would have reported of the stored week."""
-    history = store(faults)
+def backtest_week(faults: tuple[Fault, ...], days: int = WEEK) -> list[Episode]:
+    """Return what all built-in rules would have reported of the stored days."""
+    history = store(faults, days)
     settings = assemble({"receiver": HOOK}).alerts
     receivers = assemble({"receiver": HOOK}).notify.receivers
     # What is usual is learned from the nine days before.
@@ -157,16 +172,22 @@ def judge(
     return reported, false
 
 
-def test_reported_faults_are_found_in_a_week_of_operation() -> None:
-    reported, false = judge(find_episodes(simulate(REPORTED)), REPORTED)
-    assert [*reported] == [fault.name for fault in REPORTED]
+@pytest.mark.parametrize("days", DAYS)
+def test_reported_faults_are_found_in_days_of_operation(days: int) -> None:
+    faults = until_day(days, REPORTED)
+    assert len(faults) >= 4
+    reported, false = judge(find_episodes(simulate(faults, days)), faults)
+    assert [*reported] == [fault.name for fault in faults]
     assert len(false) <= 1, false
 
 
-def test_a_backtest_of_a_stored_week_finds_each_fault() -> None:
+@pytest.mark.parametrize("days", DAYS)
+def test_a_backtest_of_stored_days_finds_each_fault(days: int) -> None:
     assert len(GRAPHS) == 20
-    reported, false = judge(backtest_week(STORED), STORED)
-    assert [*reported] == [fault.name for fault in STORED]
+    faults = until_day(days, STORED)
+    assert len(faults) >= 3
+    reported, false = judge(backtest_week(faults, days), faults)
+    assert [*reported] == [fault.name for fault in faults]
     assert len(false) <= 1, false
 
 

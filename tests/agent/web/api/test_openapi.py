@@ -279,7 +279,11 @@ TOKEN = "a-token-for-schemathesis"
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("token", [TOKEN, "a-token-that-is-wrong"])
+@pytest.mark.parametrize(
+    "token",
+    # `test_every_path_but_the_public_needs_a_token` tries each path without one.
+    [TOKEN, pytest.param("a-token-that-is-wrong", marks=pytest.mark.long)],
+)
 def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
     token: str, tmp_path: Path
 ) -> None:
