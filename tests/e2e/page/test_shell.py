@@ -41,11 +41,12 @@ def test_every_view_loads_and_is_accessible(
 ) -> None:
     page = open_view(demo_desk, open_page, view)
     check_accessibility(page)
+    # A scheme changes nothing but colors, and the size of the window none of them.
     page.emulate_media(color_scheme="dark")
-    check_accessibility(page)
+    check_accessibility(page, colors=True)
     page.set_viewport_size(PHONE)
     until(lambda: overflow(page) <= 0, "nothing is wider than a phone")
-    check_accessibility(page)
+    check_accessibility(page, colors=False)
 
 
 def open_view(agent: Agent, open_page: Open, view: str, more: str = "") -> Page:
@@ -328,11 +329,10 @@ def test_the_links_of_earlier_notifications_still_open(
 # -- several tabs ----------------------------------------------------------------------
 
 
-def test_ten_tabs_share_one_stream_and_an_eleventh_loads(
-    demo_desk: Agent, open_page: Open
-) -> None:
+def test_seven_tabs_share_one_stream(demo_desk: Agent, open_page: Open) -> None:
+    # A browser has six connections to a host: with a stream each, no seventh loads.
     first = open_page(f"{demo_desk.url}/")
-    tabs = [first, *(open_page(f"{demo_desk.url}/") for _ in range(10))]
+    tabs = [first, *(open_page(f"{demo_desk.url}/") for _ in range(6))]
     for tab in tabs:
         expect(tab.get_by_role("row").filter(has_text="SupportDesk")).to_be_visible()
     assert streams(demo_desk) == 1
@@ -534,12 +534,13 @@ def test_hostile_names_are_shown_as_text(open_page: Open) -> None:
             KAYWATCH_SERVICE=HOSTILE,
         )
         until(agent.executions, "the execution has arrived")
+        page = open_page(agent.url)
         for view in VIEWS:
-            page = open_page(f"{agent.url}/?view={view}")
+            page.goto(f"{agent.url}/?view={view}")
             expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
             assert page.title() != "owned"
             assert page.locator("main img").count() == 0
-        page = open_page(f"{agent.url}/")
+        page.goto(f"{agent.url}/")
         expect(page.locator("main")).to_contain_text(HOSTILE)
         page.keyboard.press("/")
         expect(
