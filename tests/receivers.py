@@ -2,7 +2,8 @@
 
 One HTTP server in a thread, so that tests of any kind can use it: paths below
 `/services/` are Slack's incoming webhooks, `/api/chat.*` its Web API, `/v2/enqueue`
-is PagerDuty, and everything else is a webhook of someone's own.
+is PagerDuty, `/api/webhooks/` is Discord, `/workflows/` is Teams, `/v2/alerts` is
+Opsgenie, and everything else is a webhook of someone's own.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Request:
     headers: dict[str, str]
     body: bytes
     reply: Reply
+    method: str = "POST"
+    query: str = ""
 
     @property
     def json(self) -> Any:
@@ -128,7 +131,10 @@ class Receivers:
             reply = self.mood(request.path) or self._usual(request.path, body)
         taken = Reply(0) if reply.hang or reply.reset else reply
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Request(request.path, headers, body, taken))
+        query = request.query_string
+        self.requests.append(
+            Request(request.path, headers, body, taken, request.method, query)
+        )
         if reply.hang:
             await asyncio.sleep(HANG_SECONDS)
         if reply.reset:
@@ -167,6 +173,14 @@ class Receivers:
             key = json.loads(body).get("dedup_key")
             result = {"status": "success", "message": "Event processed"}
             return Reply(202, json.dumps({**result, "dedup_key": key}))
+        if path.startswith("/workflows/"):
+            return Reply(202, "")
+        if path.startswith("/api/webhooks/"):
+            self._posted += 1
+            return Reply(200, json.dumps({"id": f"12345678901234{self._posted:04}"}))
+        if path.startswith("/v2/alerts"):
+            result = {"result": "Request will be processed", "took": 0.1}
+            return Reply(202, json.dumps({**result, "requestId": "43a29c5c"}))
         return Reply(200, "")
 
 

@@ -10,6 +10,8 @@ from kaywatch_agent.notify import formatting
 
 __all__ = [
     "COLOURS",
+    "Links",
+    "SYMBOLS",
     "State",
     "alert_state",
     "details",
@@ -21,6 +23,8 @@ __all__ = [
 # The severity of a firing alert, or how an alert ended.
 State = Severity | Literal["resolved", "no_data"]
 
+Links = Sequence[tuple[str, str]]  # names and URLs
+
 RED, ORANGE, BLUE, GREEN = "#d32f2f", "#f57c00", "#1976d2", "#388e3c"
 GREY: Final = "#9e9e9e"
 COLOURS: Final[dict[State, str]] = {
@@ -30,6 +34,16 @@ COLOURS: Final[dict[State, str]] = {
     "info": BLUE,
     "resolved": GREEN,
     "no_data": GREY,
+}
+
+# For texts that have no colours of their own.
+SYMBOLS: Final[dict[State, str]] = {
+    "critical": "\U0001f534",
+    "error": "\U0001f534",
+    "warning": "\U0001f7e0",
+    "info": "\U0001f535",
+    "resolved": "\u2705",
+    "no_data": "\u26aa",
 }
 
 # Facts that messages show above or below the others.
@@ -65,7 +79,7 @@ def details(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if name not in _ELSEWHERE]
 
 
-def shared_links(notification: Notification) -> Sequence[tuple[str, str]]:
+def shared_links(notification: Notification) -> Links:
     """Return the links that all alerts of a message have."""
     first, *others = [formatting.links(alert) for alert in notification.alerts]
     return [link for link in first if all(link in links for links in others)]

@@ -10,7 +10,7 @@ from kaywatch_agent.notify.receiver_config import RateText, ReceiverConfig
 from kaywatch_agent.notify.secret import Secret
 from kaywatch_agent.settings.reader import check_url
 
-__all__ = ["SlackConfig"]
+__all__ = ["SlackConfig", "TeamsConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +60,15 @@ class SlackConfig(ReceiverConfig):
     def follow_up(self) -> FollowUp:
         """Only a bot can update its messages or reply to them."""
         return self.mode if self.bot_token is not None else "post"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamsConfig(ReceiverConfig):
+    """Microsoft Teams: a workflow that posts to a channel or a chat.
+
+    Attributes:
+        webhook_url: the URL of the workflow.
+    """
+
+    rate: RateText = "30/m"
+    webhook_url: Secret

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.notify.chat_config import SlackConfig
+from kaywatch_agent.notify.chat_config import SlackConfig, TeamsConfig
 from kaywatch_agent.notify.email_config import EmailConfig
 from kaywatch_agent.notify.pager_config import PagerDutyConfig
 from kaywatch_agent.notify.policy import Policy
@@ -28,6 +28,7 @@ __all__ = [
     "PagerDutyConfig",
     "ReceiverConfig",
     "SlackConfig",
+    "TeamsConfig",
     "WebhookConfig",
     "parse",
     "parse_heartbeat",
@@ -130,6 +131,7 @@ class HeartbeatConfig(RequestConfig):
 
 TYPES: Final[dict[str, type[ReceiverConfig]]] = {
     "slack": SlackConfig,
+    "teams": TeamsConfig,
     "email": EmailConfig,
     "pagerduty": PagerDutyConfig,
     "webhook": WebhookConfig,

@@ -18,6 +18,7 @@ from kaywatch_agent.notify.config import (
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
+    TeamsConfig,
     WebhookConfig,
 )
 from kaywatch_agent.notify.secret import Secret
@@ -30,12 +31,18 @@ KEY_LENGTH: Final = 32  # of an integration key of PagerDuty
 # The secrets that are URLs.
 _URLS: Final = frozenset({"url", "webhook_url"})
 
-# The hosts of known services, and the type of receiver for each.
+# The ends of known services' hosts, and the type of receiver for each.
 _HOSTS: Final = {
     "hooks.slack.com": "slack",
     "events.pagerduty.com": "pagerduty",
     "events.eu.pagerduty.com": "pagerduty",
+    "logic.azure.com": "teams",
+    "api.powerplatform.com": "teams",
 }
+# Of connectors of Office 365, which Microsoft has retired.
+RETIRED: Final = "webhook.office.com"
+
+_BY_URL: Final = (SlackConfig, TeamsConfig, WebhookConfig)
 
 
 class ConfigNote(NamedTuple):
@@ -102,9 +109,18 @@ def _check_secret(
 def _check_host(
     config: ReceiverConfig | None, secret: Secret, value: str
 ) -> Iterator[ConfigNote]:
-    kind = _HOSTS.get(urlsplit(value).hostname or "")
-    expected = isinstance(config, SlackConfig | WebhookConfig)
-    if kind is None or not expected or config is None or config.type == kind:
+    if config is None or not isinstance(config, _BY_URL):
+        return
+    host = f".{urlsplit(value).hostname or ''}"
+    if host.endswith(f".{RETIRED}"):
+        yield ConfigNote(
+            f"{secret.key}: the URL of an Office 365 connector, which is retired",
+            'create a workflow, and set its URL with type = "teams"',
+        )
+    kinds = (kind for end, kind in _HOSTS.items() if host.endswith(f".{end}"))
+    kind = next(kinds, config.type)
+    # A workflow may also be an application of one's own.
+    if kind == config.type or (kind == "teams" and config.type == "webhook"):
         return
     yield ConfigNote(
         f'{secret.key}: a URL for type = "{kind}", but the type is "{config.type}"',

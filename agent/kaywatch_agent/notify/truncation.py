@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-__all__ = ["escape", "is_boundary", "truncate", "utf16_length"]
+__all__ = ["cut", "escape", "is_boundary", "truncate", "utf16_length"]
 
 JOINER: Final = "\u200d"
 ELLIPSIS: Final = "…"
@@ -37,7 +37,20 @@ def escape(
         escapes: what is written for a character.
         size: returns the size of a text; by default its number of code points.
     """
-    pieces = [escapes.get(character, character) for character in text]
+    return cut(text, [escapes.get(one, one) for one in text], limit, size)
+
+
+def cut(
+    text: str, pieces: Sequence[str], limit: int, size: Callable[[str], int] = len
+) -> str:
+    """Return an escaped text of at most `limit` units, never cut within a piece.
+
+    Args:
+        text: the text.
+        pieces: what is written for each of its characters.
+        limit: the highest size of the result, with the `…` where it was cut.
+        size: returns the size of a text; by default its number of code points.
+    """
     if sum(map(size, pieces)) <= limit:
         return "".join(pieces)
     remaining, end = limit - size(ELLIPSIS), 0

@@ -117,17 +117,24 @@ async def test_the_status_decides_whatever_the_body(body: str, status: int) -> N
     assert response.status == status
 
 
-@pytest.mark.parametrize("kind", ["slack", "webhook", "pagerduty"])
+# A receiver of each type.
+TABLES = {
+    "slack": {"webhook_url": ""},
+    "teams": {"webhook_url": ""},
+    "webhook": {"url": ""},
+    "pagerduty": {"url": "", "routing_key": "R" * 32},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(TABLES))
 @pytest.mark.parametrize("body", BODIES)
 async def test_an_accepted_message_is_never_repeated(
     receivers: Receivers, kind: str, body: str
 ) -> None:
     with recording() as server:
         server.answer = answer(body, 200)
-        url = {"slack": "webhook_url", "webhook": "url", "pagerduty": "url"}[kind]
-        table = {"type": kind, url: server.url}
-        if kind == "pagerduty":
-            table["routing_key"] = "R" * 32
+        keys = {key: value or server.url for key, value in TABLES[kind].items()}
+        table = {"type": kind, **keys}
         async with run_worker(receivers, hook=table) as running:
             running.put("hook", FIRING, alert())
             await until(lambda: running.count(MessageStatus.SENT) == 1)

@@ -34,7 +34,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ({}, "receiver.ops.type: None is not one of slack, email, pagerduty"),
+        ({}, "receiver.ops.type: None is not one of slack, teams, "),
         ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
         (
             {"type": "slack"},
@@ -88,6 +88,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
             {"type": "webhook", "url_env": "U", "signature": "github"},
             "receiver.ops.secret: missing; the signature github needs a secret_file",
         ),
+        ({"type": "teams"}, "receiver.ops.webhook_url: missing; set one of"),
         ({"type": "email"}, "receiver.ops.host: missing"),
         (
             {**MAIL, "host": "smtp://smtp.example.org:587"},
@@ -184,6 +185,14 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
             'for type = "pagerduty"',
         ),
         ({"type": "pagerduty", "routing_key": "abc"}, "3 characters, expected 32"),
+        (
+            {"type": "slack", "webhook_url": "https://x.1.logic.azure.com/workflows"},
+            'for type = "teams"',
+        ),
+        (
+            {"type": "teams", "webhook_url": "https://a.webhook.office.com/x"},
+            "the URL of an Office 365 connector, which is retired",
+        ),
     ],
 )
 def test_a_receiver_that_cannot_work_is_a_defect(
@@ -194,6 +203,19 @@ def test_a_receiver_that_cannot_work_is_a_defect(
     assert note.text.startswith("receiver.ops.")
     assert defect in note.text
     assert note.fix
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"type": "teams", "webhook_url": "https://x.1.logic.azure.com/workflows"},
+        {"type": "teams", "webhook_url": "https://d.0.api.powerplatform.com/workflows"},
+        {"type": "webhook", "url": "https://x.1.logic.azure.com/workflows"},
+        {"type": "webhook", "url": "https://notdiscord.com/x"},
+    ],
+)
+def test_a_url_of_the_service_or_of_another_is_no_defect(table: dict[str, str]) -> None:
+    assert find_defects(parse({"ops": table}), HeartbeatConfig()) == []
 
 
 def test_a_secret_file_that_others_can_read_is_warned_about(tmp_path: Path) -> None:

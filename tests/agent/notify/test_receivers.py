@@ -92,6 +92,7 @@ async def test_an_alert_whose_data_stopped_is_grey_in_slack(http: HttpClient) ->
         {"type": "pagerduty", "routing_key": KEY, "url": "/"},
         {"type": "webhook", "url": "/hook"},
         {"type": "webhook", "url": "/hook", "format": "alertmanager"},
+        {"type": "teams", "webhook_url": "/workflows/1"},
     ],
 )
 async def test_the_rendered_body_is_sent_with_secrets_added(

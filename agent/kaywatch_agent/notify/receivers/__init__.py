@@ -10,6 +10,7 @@ from kaywatch_agent.notify.config import (
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
+    TeamsConfig,
     WebhookConfig,
 )
 from kaywatch_agent.notify.http import HttpClient
@@ -17,6 +18,7 @@ from kaywatch_agent.notify.receivers.apprise import Apprise
 from kaywatch_agent.notify.receivers.email import Email
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
+from kaywatch_agent.notify.receivers.teams import Teams
 from kaywatch_agent.notify.receivers.webhook import Webhook
 from kaywatch_agent.notify.worker import Receiver
 
@@ -32,6 +34,8 @@ def build(
         match config:
             case SlackConfig():
                 receivers[name] = Slack(config, http)
+            case TeamsConfig():
+                receivers[name] = Teams(config, http)
             case EmailConfig():
                 receivers[name] = Email(config)
             case PagerDutyConfig():

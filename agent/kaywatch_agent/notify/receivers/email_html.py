@@ -7,11 +7,11 @@ allows them, so that there are none.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from typing import Final
 
 from kaywatch_agent.model.alerts import AlertDetails, Notification
 from kaywatch_agent.notify import appearance, formatting
+from kaywatch_agent.notify.appearance import Links
 from kaywatch_agent.notify.truncation import truncate
 
 __all__ = ["html_body"]
@@ -28,8 +28,6 @@ FONT: Final = "-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 WIDTH: Final = 640
 MAX_TITLE: Final = 200
 MAX_TEXT: Final = 1_000  # characters of one fact; Gmail hides what follows 102 kB
-
-Links = Sequence[tuple[str, str]]
 
 
 def html_body(notification: Notification, now: float) -> str:

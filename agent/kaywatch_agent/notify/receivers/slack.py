@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
 from kaywatch_agent.notify import appearance, formatting, truncation
-from kaywatch_agent.notify.appearance import State
+from kaywatch_agent.notify.appearance import Links, State
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.receivers.account import send_to_account
@@ -50,7 +49,6 @@ _EMOJIS: Final[dict[State, str]] = {
 
 _NO_PREVIEWS: Final = {"unfurl_links": False, "unfurl_media": False}
 
-Links = Sequence[tuple[str, str]]
 
 # The Web API reports an error in the body of a 200.
 _RATE_LIMITED: Final = frozenset({"ratelimited", "rate_limited"})
