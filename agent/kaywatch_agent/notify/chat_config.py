@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.policy import FollowUp
@@ -10,7 +11,7 @@ from kaywatch_agent.notify.receiver_config import RateText, ReceiverConfig
 from kaywatch_agent.notify.secret import Secret
 from kaywatch_agent.settings.reader import check_url
 
-__all__ = ["SlackConfig", "TeamsConfig"]
+__all__ = ["DiscordConfig", "SlackConfig", "TeamsConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +73,23 @@ class TeamsConfig(ReceiverConfig):
 
     rate: RateText = "30/m"
     webhook_url: Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscordConfig(ReceiverConfig):
+    """Discord: a webhook of a channel.
+
+    Attributes:
+        webhook_url: the URL of the webhook.
+        mode: whether a resolve updates the message, or is a new message.
+    """
+
+    # Discord accepts 30 a minute in one channel.
+    rate: RateText = "30/m"
+    webhook_url: Secret
+    mode: Literal["update", "post"] = "update"
+
+    @property
+    def follow_up(self) -> FollowUp:
+        """Whether a resolve updates the message."""
+        return self.mode

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.notify.chat_config import SlackConfig, TeamsConfig
+from kaywatch_agent.notify.chat_config import DiscordConfig, SlackConfig, TeamsConfig
 from kaywatch_agent.notify.email_config import EmailConfig
 from kaywatch_agent.notify.pager_config import PagerDutyConfig
 from kaywatch_agent.notify.policy import Policy
@@ -22,6 +22,7 @@ from kaywatch_agent.settings.reader import Duration, ErrorCollector, check_url
 __all__ = [
     "AlertmanagerConfig",
     "AppriseConfig",
+    "DiscordConfig",
     "EmailConfig",
     "HeartbeatConfig",
     "NotifyConfig",
@@ -132,6 +133,7 @@ class HeartbeatConfig(RequestConfig):
 TYPES: Final[dict[str, type[ReceiverConfig]]] = {
     "slack": SlackConfig,
     "teams": TeamsConfig,
+    "discord": DiscordConfig,
     "email": EmailConfig,
     "pagerduty": PagerDutyConfig,
     "webhook": WebhookConfig,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
+    DiscordConfig,
     HeartbeatConfig,
     PagerDutyConfig,
     ReceiverConfig,
@@ -36,13 +37,15 @@ _HOSTS: Final = {
     "hooks.slack.com": "slack",
     "events.pagerduty.com": "pagerduty",
     "events.eu.pagerduty.com": "pagerduty",
+    "discord.com": "discord",
+    "discordapp.com": "discord",
     "logic.azure.com": "teams",
     "api.powerplatform.com": "teams",
 }
 # Of connectors of Office 365, which Microsoft has retired.
 RETIRED: Final = "webhook.office.com"
 
-_BY_URL: Final = (SlackConfig, TeamsConfig, WebhookConfig)
+_BY_URL: Final = (SlackConfig, TeamsConfig, DiscordConfig, WebhookConfig)
 
 
 class ConfigNote(NamedTuple):

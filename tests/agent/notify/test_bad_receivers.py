@@ -121,6 +121,7 @@ async def test_the_status_decides_whatever_the_body(body: str, status: int) -> N
 TABLES = {
     "slack": {"webhook_url": ""},
     "teams": {"webhook_url": ""},
+    "discord": {"webhook_url": ""},
     "webhook": {"url": ""},
     "pagerduty": {"url": "", "routing_key": "R" * 32},
 }

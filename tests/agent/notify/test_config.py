@@ -34,7 +34,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ({}, "receiver.ops.type: None is not one of slack, teams, "),
+        ({}, "receiver.ops.type: None is not one of slack, teams, discord, "),
         ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
         (
             {"type": "slack"},
@@ -89,6 +89,11 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
             "receiver.ops.secret: missing; the signature github needs a secret_file",
         ),
         ({"type": "teams"}, "receiver.ops.webhook_url: missing; set one of"),
+        ({"type": "discord"}, "receiver.ops.webhook_url: missing; set one of"),
+        (
+            {"type": "discord", "webhook_url_env": "U", "mode": "thread"},
+            "receiver.ops.mode: 'thread' is not one of 'update', 'post'",
+        ),
         ({"type": "email"}, "receiver.ops.host: missing"),
         (
             {**MAIL, "host": "smtp://smtp.example.org:587"},
@@ -186,6 +191,10 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
         ),
         ({"type": "pagerduty", "routing_key": "abc"}, "3 characters, expected 32"),
         (
+            {"type": "webhook", "url": "https://discord.com/api/webhooks/1/t"},
+            'for type = "discord"',
+        ),
+        (
             {"type": "slack", "webhook_url": "https://x.1.logic.azure.com/workflows"},
             'for type = "teams"',
         ),
@@ -211,6 +220,8 @@ def test_a_receiver_that_cannot_work_is_a_defect(
         {"type": "teams", "webhook_url": "https://x.1.logic.azure.com/workflows"},
         {"type": "teams", "webhook_url": "https://d.0.api.powerplatform.com/workflows"},
         {"type": "webhook", "url": "https://x.1.logic.azure.com/workflows"},
+        {"type": "discord", "webhook_url": "https://discord.com/api/webhooks/1/t"},
+        {"type": "discord", "webhook_url": "https://proxy.example.org/1/t"},
         {"type": "webhook", "url": "https://notdiscord.com/x"},
     ],
 )

@@ -93,6 +93,7 @@ async def test_an_alert_whose_data_stopped_is_grey_in_slack(http: HttpClient) ->
         {"type": "webhook", "url": "/hook"},
         {"type": "webhook", "url": "/hook", "format": "alertmanager"},
         {"type": "teams", "webhook_url": "/workflows/1"},
+        {"type": "discord", "webhook_url": "/api/webhooks/1/x"},
     ],
 )
 async def test_the_rendered_body_is_sent_with_secrets_added(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kaywatch_agent.notify.config import (
     AppriseConfig,
+    DiscordConfig,
     EmailConfig,
     PagerDutyConfig,
     ReceiverConfig,
@@ -15,6 +16,7 @@ from kaywatch_agent.notify.config import (
 )
 from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.receivers.apprise import Apprise
+from kaywatch_agent.notify.receivers.discord import Discord
 from kaywatch_agent.notify.receivers.email import Email
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
@@ -36,6 +38,8 @@ def build(
                 receivers[name] = Slack(config, http)
             case TeamsConfig():
                 receivers[name] = Teams(config, http)
+            case DiscordConfig():
+                receivers[name] = Discord(config, http)
             case EmailConfig():
                 receivers[name] = Email(config)
             case PagerDutyConfig():
