@@ -11,7 +11,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.notify.chat_config import DiscordConfig, SlackConfig, TeamsConfig
 from kaywatch_agent.notify.email_config import EmailConfig
-from kaywatch_agent.notify.pager_config import PagerDutyConfig
+from kaywatch_agent.notify.pager_config import OpsgenieConfig, PagerDutyConfig
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.receiver_config import ReceiverConfig
 from kaywatch_agent.notify.request_config import RequestConfig
@@ -26,6 +26,7 @@ __all__ = [
     "EmailConfig",
     "HeartbeatConfig",
     "NotifyConfig",
+    "OpsgenieConfig",
     "PagerDutyConfig",
     "ReceiverConfig",
     "SlackConfig",
@@ -136,6 +137,7 @@ TYPES: Final[dict[str, type[ReceiverConfig]]] = {
     "discord": DiscordConfig,
     "email": EmailConfig,
     "pagerduty": PagerDutyConfig,
+    "opsgenie": OpsgenieConfig,
     "webhook": WebhookConfig,
     "alertmanager": AlertmanagerConfig,
     "apprise": AppriseConfig,

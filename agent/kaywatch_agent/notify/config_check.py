@@ -37,6 +37,8 @@ _HOSTS: Final = {
     "hooks.slack.com": "slack",
     "events.pagerduty.com": "pagerduty",
     "events.eu.pagerduty.com": "pagerduty",
+    "api.opsgenie.com": "opsgenie",
+    "api.eu.opsgenie.com": "opsgenie",
     "discord.com": "discord",
     "discordapp.com": "discord",
     "logic.azure.com": "teams",

@@ -25,7 +25,7 @@ class ReceiverConfig(RequestConfig):
     """The keys that all receivers have.
 
     Attributes:
-        type: `slack`, `teams`, `discord`, `email`, `pagerduty`, `webhook`,
+        type: `slack`, `teams`, `discord`, `email`, `pagerduty`, `opsgenie`, `webhook`,
             `alertmanager` or `apprise`.
         min_severity: less severe alerts are not sent; resolves always are.
         rate: at most this many messages per time, such as `60/m`.

@@ -124,6 +124,7 @@ TABLES = {
     "discord": {"webhook_url": ""},
     "webhook": {"url": ""},
     "pagerduty": {"url": "", "routing_key": "R" * 32},
+    "opsgenie": {"url": "", "api_key": "0a1b2c3d"},
 }
 
 

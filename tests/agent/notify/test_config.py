@@ -94,6 +94,11 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
             {"type": "discord", "webhook_url_env": "U", "mode": "thread"},
             "receiver.ops.mode: 'thread' is not one of 'update', 'post'",
         ),
+        ({"type": "opsgenie"}, "receiver.ops.api_key: missing; set one of"),
+        (
+            {"type": "opsgenie", "api_key_env": "K", "url": "api.opsgenie.com"},
+            "receiver.ops.url: expected a URL such as",
+        ),
         ({"type": "email"}, "receiver.ops.host: missing"),
         (
             {**MAIL, "host": "smtp://smtp.example.org:587"},

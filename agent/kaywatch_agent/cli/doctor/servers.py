@@ -33,6 +33,7 @@ from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     AppriseConfig,
     EmailConfig,
+    OpsgenieConfig,
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
@@ -218,7 +219,7 @@ def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target | _Mail
         value = secret.read()
         if key in ("webhook_url", "url"):
             yield _Target(name, value)
-    if isinstance(config, PagerDutyConfig):
+    if isinstance(config, PagerDutyConfig | OpsgenieConfig):
         yield _Target(name, config.base_url)
     elif isinstance(config, SlackConfig) and config.bot_token is not None:
         yield _Target(name, config.url)

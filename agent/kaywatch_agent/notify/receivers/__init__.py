@@ -8,6 +8,7 @@ from kaywatch_agent.notify.config import (
     AppriseConfig,
     DiscordConfig,
     EmailConfig,
+    OpsgenieConfig,
     PagerDutyConfig,
     ReceiverConfig,
     SlackConfig,
@@ -18,6 +19,7 @@ from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.receivers.apprise import Apprise
 from kaywatch_agent.notify.receivers.discord import Discord
 from kaywatch_agent.notify.receivers.email import Email
+from kaywatch_agent.notify.receivers.opsgenie import Opsgenie
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
 from kaywatch_agent.notify.receivers.teams import Teams
@@ -44,6 +46,8 @@ def build(
                 receivers[name] = Email(config)
             case PagerDutyConfig():
                 receivers[name] = PagerDuty(config, http)
+            case OpsgenieConfig():
+                receivers[name] = Opsgenie(config, http)
             case WebhookConfig():
                 receivers[name] = Webhook(config, http)
             case AppriseConfig():
