@@ -23,6 +23,7 @@ from kaywatch_agent.model.alerts import (
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     ReceiverConfig,
+    SlackConfig,
     policies,
 )
 from kaywatch_agent.notify.http import HttpClient
@@ -179,8 +180,9 @@ class SimulatedDelivery:
                 )
         config = self._configs[receiver]
         if config.follow_up != "post":
-            # Later messages refer to the first one.
-            return sent(ref=f"{receiver} {self._now:.6f}")
+            # Later messages refer to the first one; those of a bot to its channel, too.
+            place = config.channel if isinstance(config, SlackConfig) else receiver
+            return sent(ref=f"{place} {self._now:.6f}")
         return sent()
 
     def _record(self, notification: Notification, rules: Iterable[str]) -> None:
