@@ -21,6 +21,7 @@ __all__ = [
     "parse_duration",
     "parse_size",
     "percent",
+    "plural",
     "quantity",
     "rfc3339",
     "size",
@@ -124,6 +125,11 @@ def quantity(value: float | None, unit: str) -> str:
         case "per_second":
             return f"{_number(value)}/s"
     return _number(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 alert`, `2,000 alerts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float, parts: int = 2) -> str:

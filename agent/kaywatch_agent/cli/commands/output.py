@@ -14,7 +14,7 @@ import click
 from rich.text import Text
 
 from kaywatch_agent.cli.tables import Json, ShortText, clean, console, plain_table
-from kaywatch_agent.units import quantity
+from kaywatch_agent.units import plural, quantity
 
 __all__ = [
     "Json", "ProgressLine", "add_colour", "delivery", "label_path", "limit", "place",
@@ -117,11 +117,6 @@ def alert_state(alert: Json) -> Text:
     if alert["state"] == "ok" and alert["reason"] == "no_data":
         return Text("no data", "dim")
     return add_colour(alert["state"])
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: `1 alert`, `2,000 alerts`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def utc_time(at: float) -> str:

@@ -39,7 +39,10 @@ def element(name: str, *content: object, **attributes: str) -> Markup:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    """Return a table; columns whose head starts with `#` are numbers."""
+    """Return a table; columns whose head starts with `#` are numbers.
+
+    Whole numbers get separators; a number that is a name is passed as a string.
+    """
     classes = ["number" if each.startswith("#") else "text" for each in head]
     cells = [
         element("th", each.lstrip("#"), class_=name, scope="col")
@@ -49,7 +52,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
         element(
             "tr",
             *(
-                element("td", cell, class_=name)
+                element(
+                    "td", f"{cell:,}" if isinstance(cell, int) else cell, class_=name
+                )
                 for cell, name in zip(row, classes, strict=True)
             ),
         )

@@ -8,7 +8,7 @@ from typing import Any, Final
 from kaywatch._version import __version__
 from kaywatch_agent.cli.report.content import Content, GraphContent
 from kaywatch_agent.cli.report.markup import Markup, chart, element, join, table
-from kaywatch_agent.units import duration, money, percent, quantity, rfc3339
+from kaywatch_agent.units import duration, money, percent, plural, quantity, rfc3339
 
 __all__ = ["render"]
 
@@ -30,6 +30,7 @@ h1, h2, h3, p, td, li { overflow-wrap: anywhere; }
 th, td { padding: 4px 10px 4px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); } th { font-size: 12px; font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
+.number + .text { padding-left: 14px; } td:first-child { min-width: 9em; }
 .chart { width: 120px; height: 24px; vertical-align: middle; }
 .chart path { fill: none; stroke: var(--accent); stroke-width: 1.5; }
 pre { padding: 8px; overflow-x: auto; font-size: 12px; border: 1px solid var(--line); }
@@ -89,9 +90,15 @@ def _health(content: Content) -> Iterator[Markup]:
     status = health["status"]
     level = "good" if status == "healthy" else "bad"
     yield element("h2", "Health and completeness")
-    yield element("p", "The agent is ", element("span", status, class_=level), ".")
+    problems = "; ".join(
+        f"{name}: {stage['problem']}"
+        for name, stage in health["stages"].items()
+        if stage["problem"]
+    )
+    text = f": {problems}." if problems else "."
+    yield element("p", "The agent is ", element("span", status, class_=level), text)
     dropped = sum(account["dropped"].values())
-    text = f"{account['received']} events arrived, {dropped} were lost"
+    text = f"{plural(account['received'], 'event')} arrived, {dropped:,} were lost"
     if account["deaths"]:
         text += f", at most {duration(account['unknown_seconds'])} unknown"
     reasons = ", ".join(f"{why}: {n}" for why, n in account["dropped"].items())
@@ -99,9 +106,12 @@ def _health(content: Content) -> Iterator[Markup]:
     yield element(
         "p", f"Completeness: {share} ({text}{f'; {reasons}' if reasons else ''})."
     )
-    if account["late"] or account["overflow"]:
-        late, overflow = account["late"], account["overflow"]
-        yield element("p", f"{late} events were late, {overflow} are in __other__.")
+    if account["late"]:
+        late = plural(account["late"], "event")
+        yield element("p", f"{late} arrived too late for windows: in totals only.")
+    if account["overflow"]:
+        overflow = plural(account["overflow"], "event")
+        yield element("p", f"{overflow} of too many series: in __other__.")
 
 
 def _alerts(content: Content) -> Iterator[Markup]:
@@ -117,7 +127,9 @@ def _alerts(content: Content) -> Iterator[Markup]:
     for each in content.alerts:
         yield from _alert(each)
     if content.alerts_left_out:
-        yield element("p", f"{content.alerts_left_out} more alerts are left out.")
+        yield element(
+            "p", f"Left out: {plural(content.alerts_left_out, 'more alert')}."
+        )
 
 
 def _alert(each: Json) -> Iterator[Markup]:
@@ -146,7 +158,9 @@ def _graphs(content: Content) -> Iterator[Markup]:
     for each in content.graphs:
         yield from _graph(each)
     if content.graphs_left_out:
-        yield element("p", f"{content.graphs_left_out} more graphs are left out.")
+        yield element(
+            "p", f"Left out: {plural(content.graphs_left_out, 'more graph')}."
+        )
 
 
 def _graph(each: GraphContent) -> Iterator[Markup]:
@@ -154,7 +168,7 @@ def _graph(each: GraphContent) -> Iterator[Markup]:
     yield element("h3", each.graph or "Outside any graph", " · ", services)
     if each.stats:
         figures = (
-            f"{each.stats['total_executions']} runs",
+            plural(each.stats["total_executions"], "run"),
             f"success {_rate(each.stats['success_rate']) or '-'}",
             f"p95 {_seconds(each.stats['p95_execution_time']) or '-'}",
         )
@@ -209,10 +223,12 @@ def _cost(llm: Json) -> Iterator[Markup]:
         yield element("p", "No model was called.")
         return
     cost, wasted = money(totals["cost_usd"]), money(totals["wasted_cost_usd"])
-    text = f"{cost} for {totals['calls']} calls, of which {wasted} was wasted"
+    text = f"{cost} for {plural(totals['calls'], 'call')}, of which {wasted} was wasted"
     yield element("p", f"{text} on attempts that failed.")
     if totals["unpriced_calls"]:
-        yield element("p", f"{totals['unpriced_calls']} calls have no known price.")
+        yield element(
+            "p", f"Without a known price: {plural(totals['unpriced_calls'], 'call')}."
+        )
     head = ("Calls", "Errors", "Rate limited", "Input tokens", "Output tokens")
     keys = ("calls", "errors", "rate_limited", "input_tokens", "output_tokens")
     for name, labels, rows in (
@@ -245,7 +261,7 @@ def _processes(content: Content) -> Iterator[Markup]:
             (
                 each["service"],
                 each["host"],
-                each["pid"],
+                str(each["pid"]),
                 element(
                     "span",
                     each["state"],

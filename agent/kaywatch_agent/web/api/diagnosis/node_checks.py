@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules.alert import Alert
-from kaywatch_agent.units import duration, money
+from kaywatch_agent.units import duration, money, plural
 from kaywatch_agent.web.api.diagnosis.evidence import (
     HourCounts,
     NodeEvidence,
@@ -166,7 +166,7 @@ def _failing_node(
         text = f"{share_text(onset.share)} of executions fail"
         if kind == "low_traffic":
             text = f"{onset.bad} of {onset.events} executions failed"
-        return severity, text, [_count(onset.bad, "failure"), *_wasted(onset), *mostly]
+        return severity, text, [plural(onset.bad, "failure"), *_wasted(onset), *mostly]
 
     def onset(history: HourCounts) -> Onset:
         if kind == "low_traffic":
@@ -180,7 +180,7 @@ def _slow(
     place: Place, limit: float, text: str, *details: str, usual: float | None = None
 ) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
-        counts = [_count(onset.bad, "slow execution")]
+        counts = [plural(onset.bad, "slow execution")]
         if usual is not None:
             longer = max(0.0, onset.seconds - usual * onset.events)
             counts.append(f"{duration(longer)} longer in total")
@@ -199,7 +199,7 @@ def _masked(evidence: NodeEvidence, place: Place) -> Suspect:
         return (
             "warning",
             text,
-            [_count(onset.bad, "failed call"), *_wasted(onset), *error],
+            [plural(onset.bad, "failed call"), *_wasted(onset), *error],
         )
 
     return Suspect(
@@ -218,7 +218,7 @@ def _wasteful(place: Place, share: str) -> Suspect:
         lambda onset: (
             "info",
             f"{share} of what its model calls cost is wasted",
-            [*_wasted(onset), _count(onset.bad, "failed attempt")],
+            [*_wasted(onset), plural(onset.bad, "failed attempt")],
         ),
     )
 
@@ -231,7 +231,7 @@ def _dead_end(place: Place, action: str) -> Suspect:
         lambda onset: (
             "warning",
             f'{share_text(onset.share)} of runs stop here: no edge for "{action}"',
-            [_count(onset.bad, "run")],
+            [plural(onset.bad, "run")],
         ),
     )
 
@@ -243,10 +243,6 @@ def _hidden_error(evidence: NodeEvidence, place: Place) -> list[str]:
         if (failure.service, failure.graph, failure.node) == place and not is_retried:
             return [f"such as {failure.type}"]
     return []
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _wasted(onset: Onset) -> list[str]:
