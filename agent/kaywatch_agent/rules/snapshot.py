@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.rules.alert import Alert
+from kaywatch_agent.rules.built_in import INHIBITIONS
 from kaywatch_agent.rules.describe import describe
+from kaywatch_agent.rules.notifications import InhibitionIndex
 from kaywatch_agent.rules.result import RuleResult
 from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.rules.silence import Silence
@@ -73,6 +75,21 @@ class AlertsSnapshot(NamedTuple):
         """Return the silences that mute an alert now."""
         labels = self.labels(alert) if self.silences else {}
         return [s for s in self.silences if s.mutes(labels, self.now)]
+
+    def same_cause(self) -> dict[str, str]:
+        """Return the firing alerts with the cause of another one, by id: its id.
+
+        Both are about one problem, and only the other one is notified.
+        """
+        targets = {m.value for one in INHIBITIONS for m in one.target}
+        firing = [alert for alert in self.alerts if alert.lifecycle.is_firing]
+        index = InhibitionIndex(INHIBITIONS, firing, self.labels, self.clock)
+        sources = {
+            alert.id: index.find_source(self.labels(alert), 0.0)[0]
+            for alert in firing
+            if alert.rule in targets
+        }
+        return {name: source for name, source in sources.items() if source}
 
     def wall(self, clock: float) -> float:
         """Return a time of the alert clock as Unix seconds, approximately."""

@@ -70,10 +70,11 @@ function Row({ change }: { change: Change }) {
   );
 }
 
-/** The end of an alert is good news. */
+/** An alert that resolves is good news; one whose data stopped is no news. */
 function levelOf({ kind, severity, text }: Change): Level {
   if (kind !== "alert") return LEVELS[kind];
-  return text.startsWith("ended") ? "good" : severityLevel(severity);
+  if (text.startsWith("no data: ")) return "quiet";
+  return text.startsWith("resolved: ") ? "good" : severityLevel(severity);
 }
 
 function targetOf({ kind, service, graph, node }: Change): Partial<Route> {

@@ -61,10 +61,10 @@ function AlertList() {
       <EpisodeTimeline service={service} />
       <Silences />
       {ended.length > 0 && (
-        <Panel title="Ended within a day">
+        <Panel title="Resolved within a day">
           <Table
             id="ended"
-            caption="Alerts that ended within a day"
+            caption="Alerts that resolved within a day"
             columns={ALERT_COLUMNS}
             rows={ended}
             rowKey={(row) => row.id}

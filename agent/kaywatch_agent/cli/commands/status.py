@@ -49,7 +49,8 @@ def status(url: str, as_json: bool) -> None:
             *(url, health, clients["clients"], nodes, models, completeness),
             *_graph_parts(url, health["timestamp"]),
         )
-        _show_rules(fetch("/api/v1/rules", url=url)["rules"])
+        alerts = fetch("/api/v1/alerts", {"limit": 1}, url)
+        _show_rules(fetch("/api/v1/rules", url=url)["rules"], alerts["same_cause"])
     # Degraded is no failure: the agent still counts and notifies.
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(1)
@@ -122,12 +123,15 @@ def _graph_parts(url: str, now: float) -> list[RenderableType]:
     return [*parts, ""]
 
 
-def _show_rules(rules: list[output.Json]) -> None:
+def _show_rules(rules: list[output.Json], same_cause: int) -> None:
     """Show how many alerts fire, and which rules have too little data for a result."""
     firing = sum(rule["states"].get("firing", 0) for rule in rules)
     firing += sum(rule["states"].get("recovering", 0) for rule in rules)
+    firing = max(0, firing - same_cause)
     verb = "fires" if firing == 1 else "fire"
-    click.echo(f"\nAlerts: {firing:,} {verb}; {output.plural(len(rules), 'rule')}")
+    more = f" ({same_cause:,} more for the same causes)" if same_cause else ""
+    rules_text = output.plural(len(rules), "rule")
+    click.echo(f"\nAlerts: {firing:,} {verb}{more}; {rules_text}")
     waiting = [
         rule["rule"]
         for rule in rules

@@ -104,12 +104,15 @@ class AlertView(AlertSummary, frozen=True, kw_only=True):
 class AlertList(ResponseBody):
     """Alerts, the most urgent first; `matching` is their number without the limit.
 
-    `states` counts all alerts by state, whatever the filters.
+    `states` counts all alerts by state, whatever the filters. `same_cause` counts the
+    firing ones that another firing alert already reports, such as `unusual_loop` while
+    `runaway` fires for the same graph.
     """
 
     timestamp: Moment
     matching: Count
     states: dict[str, int]
+    same_cause: Count
     alerts: list[AlertView]
 
 
@@ -162,6 +165,7 @@ def list_alerts(snapshot: AgentSnapshot, query: AlertsQuery) -> AlertList:
         timestamp=alerts.now,
         matching=len(matching),
         states=count_states(alerts.alerts),
+        same_cause=len(alerts.same_cause()),
         alerts=[view_alert(alerts, alert) for alert in shown],
     )
 

@@ -17,7 +17,7 @@ from kaywatch_agent.aggregate.bucket import (
     Dimension,
 )
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY
-from kaywatch_agent.model.alerts import AlertDetails
+from kaywatch_agent.model.alerts import NO_DATA, AlertDetails
 from kaywatch_agent.model.bounds import Moment
 from kaywatch_agent.model.series import OTHER, ClientState, Kind
 from kaywatch_agent.rules.alert import Alert
@@ -130,11 +130,12 @@ def _alerts(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]:
             text = f"fired: {_reason(alert, facts, place)}"
             yield _change(life.fired, "alert", text, *subject)
         if life.ended:
-            yield _change(life.ended, "alert", f"ended: {facts.summary}", *subject)
+            word = "no data" if life.reason == NO_DATA else "resolved"
+            yield _change(life.ended, "alert", f"{word}: {facts.summary}", *subject)
 
 
 def _reason(alert: Alert, facts: AlertDetails, place: Sequence[str]) -> str:
-    """Return why an alert fired; the summary of an ended alert states why it ended."""
+    """Return why an alert fired; that of its end is another."""
     episodes = episodes_of(alert.timeline, facts.unit, facts.window_seconds)
     if alert.lifecycle.ended is None or not episodes:
         return facts.summary

@@ -278,9 +278,9 @@ def test_a_change_has_why_the_alert_fired_even_once_it_has_ended(
     alerted.send_rows(*[{"graph": "g", "node": "bad", "seconds": 0.1}] * 5)
     evaluate_until(alerted, "ok")
     by_text = sorted(change["text"] for change in changes())
-    assert by_text[0].startswith("ended: ")
-    assert by_text[1].startswith("fired: ")
-    assert "g / bad: fails, 100.0 %, threshold 50.0 %; 2 of 2 failed" in by_text[1]
+    assert by_text[1].startswith("resolved: ")
+    assert by_text[0].startswith("fired: ")
+    assert "g / bad: fails, 100.0 %, threshold 50.0 %; 2 of 2 failed" in by_text[0]
 
 
 # -- silences ------------------------------------------------------------------------

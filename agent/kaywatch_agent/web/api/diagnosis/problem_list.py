@@ -137,10 +137,12 @@ def _with_alerts(
     problems: list[ProblemView], alerts: AlertsSnapshot
 ) -> list[ProblemView]:
     """Return the problems with their firing alerts; any other alert is a problem."""
-    problems = problems.copy()
+    known = alerts.same_cause()
+    # One problem may fulfil the conditions of several rules; one of them reports it.
+    problems = [one for one in problems if not any(a.id in known for a in one.alerts)]
     shown = {ref.id for problem in problems for ref in problem.alerts}
     for alert in alerts.alerts:
-        if not alert.lifecycle.is_firing or alert.id in shown:
+        if not alert.lifecycle.is_firing or alert.id in shown or alert.id in known:
             continue
         facts = alerts.describe(alert)
         same = [problem for problem in problems if _is_about(facts, problem)]
@@ -154,9 +156,10 @@ def _with_alerts(
 
 def _add_alert(problem: ProblemView, facts: AlertDetails) -> None:
     own = alert_problem(facts)
+    # The rule's severity is the user's, so that of the check does not count any more.
+    severities = [problem.severity] if problem.alerts else []
+    problem.severity = max([*severities, facts.severity], key=_rank)
     problem.alerts += own.alerts
-    # The rule's severity is the user's; a check may raise it, but not lower it.
-    problem.severity = max(problem.severity, facts.severity, key=_rank)
     metric = facts.condition.split(" ")[0]
     if facts.rule not in BUILT_IN and metric not in _SAID.get(problem.kind, ()):
         problem.details.append(own.text)
