@@ -78,7 +78,7 @@ class Backtester:
 def _stop_after(deadline: float) -> Callable[[float], None]:
     def check(share: float) -> None:
         if time.monotonic() > deadline:
-            done = f"{max(0.0, share):.0%}"
+            done = f"{100 * max(0.0, share):.0f} %"
             raise BacktestError(f"{done} was done in {MAX_SECONDS:.0f} s: too much")
 
     return check

@@ -69,7 +69,9 @@ def _format_phases(stats: Json) -> str:
     names = ("prep", "exec", "wait", "post")
     times = {name: stats[f"avg_{name}_time"] for name in names}
     total = sum(times.values()) or 1.0
-    return ", ".join(f"{name} {time / total:.0%}" for name, time in times.items())
+    return ", ".join(
+        f"{name} {100 * time / total:.0f} %" for name, time in times.items()
+    )
 
 
 def _list_model_fields(metrics: Sequence[Json]) -> list[tuple[str, str]]:

@@ -179,7 +179,7 @@ class AlertDetails(AlertSummary, frozen=True, kw_only=True):
         worst, worst_at: the worst value of the episode and its time; None if unknown.
         error_classes: the most frequent exception types with their counts, at most 3.
         transition: the one that exceeds its usual share most, such as
-            `pay -> retry: 41%, usually 3%`.
+            `pay -> retry: 41.0 %, usually 3.0 %`.
         history: the values of the last windows, oldest first, at most 30.
         evidence: the last failed executions when it fired.
         host: where the agent runs.

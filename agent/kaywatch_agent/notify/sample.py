@@ -44,7 +44,7 @@ _ALERT: Final = AlertDetails(
     worst=0.8424,
     summary=f"{_LOCATION}: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
     error_classes=(("TimeoutError", 21), ("ValueError", 9), ("KeyError", 2)),
-    transition="pay -> retry: 41%, usually 3%",
+    transition="pay -> retry: 41.0 %, usually 3.0 %",
     history=(0.99, 0.98, 0.99, None, 0.97, 0.93, 0.88, 0.8424),
 )
 

@@ -119,7 +119,9 @@ def condition_text(rule: Rule | None) -> str:
         case Transition(change="share") as share:
             ends = {"above": share.above, "below": share.below}
             parts = [
-                f"{word} {end:.0%}" for word, end in ends.items() if end is not None
+                f"{word} {100 * end:g} %"
+                for word, end in ends.items()
+                if end is not None
             ]
             return f"share of {share.action} {' or '.join(parts)}"
         case Transition(change="new"):

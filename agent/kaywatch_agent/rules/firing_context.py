@@ -28,6 +28,7 @@ from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.metrics import Metric
 from kaywatch_agent.rules.rule import Rule, Threshold
 from kaywatch_agent.rules.windows import Group, WindowCache, select, select_nodes
+from kaywatch_agent.units import percent
 
 __all__ = ["firing_contexts"]
 
@@ -96,7 +97,12 @@ def _error_classes(
 def _transitions(
     rule: Rule, wanted: set[Group], windows: WindowCache
 ) -> dict[Group, str]:
-    """Return, by group, the transition that exceeds its usual share the most."""
+    """Return, by group, the transition that exceeds its usual share the most.
+
+    An alert of drift already names it, with the share in the week before.
+    """
+    if getattr(rule.condition, "metric", "") == "action_drift":
+        return {}
     per = tuple(dict.fromkeys((*rule.per, "node")))
     selector = select_nodes(per, rule.match)
     actions = windows.input.view.registry.actions.values
@@ -110,17 +116,19 @@ def _transitions(
     }
     largest: dict[Group, tuple[float, str]] = {}
     for number, action, count in recent.counted(Dimension.ACTION):
-        total, total_ever = int(recent.executions[number]), int(ever.executions[number])
-        if groups[number] not in wanted or not total or not total_ever:
+        total = int(recent.executions[number])
+        before = int(ever.executions[number]) - total
+        if groups[number] not in wanted or not total or before <= 0:
             continue
-        usual_share = usual.get((number, action), 0) / total_ever
+        # All executions include those of the window.
+        usual_share = (usual.get((number, action), 0) - count) / before
         # The surplus is in executions: the ratio of a rare action that doubles explains
         # little.
         surplus = count - total * usual_share
         if surplus <= SHARE_MOVED * total:
             continue
         node, own = nodes[number][per.index("node")], groups[number]
-        share = f"{count / total:.0%}, usually {usual_share:.0%}"
+        share = f"{percent(count / total)}, usually {percent(usual_share)}"
         text = f"{node} -> {actions[action]}: {share}"
         largest[own] = max(largest.get(own, (0.0, "")), (surplus, text))
     return {own: text for own, (_, text) in largest.items()}

@@ -801,7 +801,7 @@ def test_an_alert_carries_its_firing_context() -> None:
     assert [round(value or 0, 2) for value in alert.history] == [0.91, 0.94, 0.97, 0.5]
     assert len(alert.evidence) == 4
     assert {(e.node, len(e.message)) for e in alert.evidence} == {("pay", 500)}
-    assert alert.transition == "pay -> again: 100%, usually 25%"
+    assert alert.transition == "pay -> again: 100.0 %, usually 0.0 %"
     assert alert.completeness == 1.0
 
 

@@ -70,7 +70,7 @@ def _format_values(alert: Json) -> str:
             text += f", {name} {quantity(alert[name], unit)}"
     # Completeness is shown only if events are missing: the value may then be wrong.
     if alert["completeness"] is not None and alert["completeness"] < 1:
-        text += f"; {alert['completeness']:.1%} of the events arrived"
+        text += f"; {100 * alert['completeness']:.1f} % of the events arrived"
     return text
 
 

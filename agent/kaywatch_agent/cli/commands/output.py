@@ -101,7 +101,10 @@ def print_wrapped(text: str, indent: str = "  ") -> None:
     # `textwrap` collapses the blanks that align columns, so short lines bypass it.
     lines = [line]
     if len(line) > width:
+        # A figure and its "%" stay on one line.
+        line = line.replace(" %", "\xa0%")
         lines = textwrap.wrap(line, width, subsequent_indent=f"{indent}  ")
+        lines = [line.replace("\xa0%", " %") for line in lines]
     for line in lines:
         # Wrapped already; rich would break long words such as URLs.
         out.print(line, soft_wrap=True)

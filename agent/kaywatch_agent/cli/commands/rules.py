@@ -251,7 +251,7 @@ def _backtest(
 
     def show(share: float) -> None:
         remaining = (time.monotonic() - started) * (1 - share) / max(share, 0.01)
-        line.show(lambda: f"  {share:.0%}, {remaining:.0f} s left")
+        line.show(lambda: f"  {100 * share:.0f} %, {remaining:.0f} s left")
 
     with read_history(path) as history, output.ProgressLine() as line:
         if not history.last:

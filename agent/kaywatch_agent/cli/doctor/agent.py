@@ -250,7 +250,7 @@ def check_store_space(context: CheckContext) -> CheckResults:
         return
     limit = context.config.store.max_bytes
     yield _check_free_space(path, free, growth=limit - size)
-    text = f"{quantity(size, 'bytes')}, {size / limit:.0%} of store.max_size"
+    text = f"{quantity(size, 'bytes')}, {100 * size / limit:.0f} % of store.max_size"
     if size > 0.9 * limit:
         yield warning(
             f"{text}; at 100% the oldest buckets are deleted",
