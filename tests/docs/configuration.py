@@ -21,6 +21,7 @@ from kaywatch_agent.export.config import ExportConfig
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
 from kaywatch_agent.notify.secret import secret_names
 from kaywatch_agent.rules import config as rules
+from kaywatch_agent.rules.mute_config import MuteConfig
 from kaywatch_agent.settings.reader import Unit
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -261,6 +262,7 @@ def _rules() -> Iterator[Page]:
     yield from _section("[[rule.tiers]]", rules.TierConfig, "rule.tiers", 3)
     yield from _section("[[inhibit]]", rules.InhibitConfig, "inhibit", 2)
     yield from _section("[[silence]]", rules.SilenceConfig, "silence", 2)
+    yield from _section("[[mute]]", MuteConfig, "mute", 2)
 
 
 def rule_keys() -> tuple[Key, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
@@ -43,6 +44,7 @@ from kaywatch_agent.rules.config import (
     TransitionConfig,
 )
 from kaywatch_agent.rules.matchers import parse as parse_matcher
+from kaywatch_agent.rules.mute_config import check_names, read_mute
 from kaywatch_agent.rules.prometheus import why_inexpressible
 from kaywatch_agent.rules.rule import (
     AlertSettings,
@@ -60,7 +62,7 @@ from kaywatch_agent.units import duration, parse_duration
 __all__ = ["TABLES", "load"]
 
 # The tables of the file that `load` reads.
-TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "silence")
+TABLES: Final = ("alerting", "defaults", "rule", "inhibit", "silence", "mute")
 
 T = TypeVar("T")
 
@@ -99,11 +101,14 @@ def load(
         loader.add_built_in(alerting.thresholds)
     inhibitions = _read_tables(values, "inhibit", problems, _inhibition)
     silences = _read_tables(values, "silence", problems, _silence)
+    mutes = _read_tables(values, "mute", problems, read_mute)
     with problems.collect():
         check_alerting(alerting, receivers)
+        check_names(mutes)
     problems.raise_all()
     loader.warnings += warn_of_labels(alerting, inhibitions, loader.rules.values())
-    return _settings(alerting, loader, [*INHIBITIONS, *inhibitions], silences)
+    settings = _settings(alerting, loader, [*INHIBITIONS, *inhibitions], silences)
+    return dataclasses.replace(settings, mutes=tuple(mutes))
 
 
 # -- inside --------------------------------------------------------------------------

@@ -307,11 +307,12 @@ class Alerting:
     def _snapshot(self, alerts: Iterable[Alert]) -> AlertsSnapshot:
         engine = self.engine
         results = {name: engine.last_result(name) for name in engine.settings.rules}
+        now = self._clock()
         return AlertsSnapshot(
-            now=self._clock(),
+            now=now,
             settings=engine.settings,
             alerts=tuple(alert.snapshot() for alert in alerts),
-            silences=(*engine.settings.silences, *self.silences.values()),
+            silences=(*engine.settings.silences_at(now), *self.silences.values()),
             results={name: result for name, result in results.items() if result},
             refused=engine.refused,
             clock=engine.store.clock,

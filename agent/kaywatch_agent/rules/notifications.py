@@ -104,7 +104,7 @@ class Suppressor:
             now: Unix seconds.
             clock: the alert clock, in seconds.
         """
-        configured = (*settings.silences, *silences)
+        configured = (*settings.silences_at(now), *silences)
         self._settings = settings
         self._silences = [s for s in configured if s.is_active(now)]
         self._min_severity = min_severity

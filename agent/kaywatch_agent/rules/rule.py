@@ -15,6 +15,7 @@ from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.expression import Predicate, leading
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import Metric, MetricSource, find
+from kaywatch_agent.rules.mute import MuteWindow
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import Timing
 
@@ -265,6 +266,7 @@ class AlertSettings:
         rules: the rules that the agent evaluates, by name.
         inhibitions: built in and configured.
         silences: the configured ones.
+        mutes: recurring times at which alerts are muted.
         interval: minimum seconds between two evaluations.
         labels: added to every alert.
         namespace: part of the dedup keys; the same on all replicas.
@@ -278,6 +280,7 @@ class AlertSettings:
     rules: Mapping[str, Rule]
     inhibitions: tuple[Inhibition, ...] = ()
     silences: tuple[Silence, ...] = ()
+    mutes: tuple[MuteWindow, ...] = ()
     interval: float = 1.0
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace: str = ""
@@ -298,6 +301,11 @@ class AlertSettings:
             if metric.source is MetricSource.CUSTOM
             for name in metric.names
         )
+
+    def silences_at(self, now: float) -> tuple[Silence, ...]:
+        """Return the configured silences, with the present or next one of each mute."""
+        occurrences = [mute.occurrence(now) for mute in self.mutes]
+        return (*self.silences, *filter(None, occurrences))
 
     def own_labels(self, alert: Alert) -> dict[str, str]:
         """Return the labels of an alert, except `alertname` and `severity`."""

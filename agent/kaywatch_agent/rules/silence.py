@@ -10,10 +10,14 @@ import msgspec
 
 from kaywatch_agent.rules.matchers import Matcher, matches, validate_matcher
 
-__all__ = ["Silence", "SilenceStore", "validate_silence"]
+__all__ = ["CONFIGURED_IDS", "Silence", "SilenceStore", "validate_silence"]
 
 # How long an expired silence is kept: as long as Alertmanager keeps it.
 RETENTION_SECONDS: Final = 5 * 86_400.0
+
+
+# How the ids of silences of the configuration begin; others are UUIDs.
+CONFIGURED_IDS: Final = ("configured-", "mute-")
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -33,6 +37,11 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     id: str = ""
     created_by: str = ""
     comment: str = ""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether it is part of the configuration, so that it cannot be expired."""
+        return self.id.startswith(CONFIGURED_IDS)
 
     def is_active(self, now: float) -> bool:
         """Return whether it is active at a Unix time."""

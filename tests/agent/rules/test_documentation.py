@@ -63,12 +63,14 @@ def test_every_key_of_the_other_tables_is_documented() -> None:
     slo = {"name": "r", "kind": "burn_rate", "objective": 0.9, "tiers": [tier]}
     when = {"name": "r", "when": "error_rate > 0.1", "strange": 1}
     inhibit = {"source": ["a=b"], "target": ["a=c"], "strange": 1}
+    mute = {"name": "m", "match": ["a=b"], "strange": 1}
     for table in (
         {"alerting": {"strange": 1}},
         {"defaults": {"strange": "1"}},
         {"rule": [slo]},
         {"rule": [when]},
         {"inhibit": [inhibit]},
+        {"mute": [mute]},
     ):
         names = known_keys(load.load, table) - {"source", "target", "equal"}
         assert documented(names) == set(), table

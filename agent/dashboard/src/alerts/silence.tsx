@@ -93,7 +93,7 @@ function matchers(alert: Alert) {
     .map(([name, value]) => ({ name, value, isRegex: false, isEqual: true }));
 }
 
-/** The silences in effect, each with a button that ends it. */
+/** The silences in effect; those that are not configured have a button that ends them. */
 export function Silences() {
   const { value } = useRequest<{ silences: Silence[] }>("api/v1/silences", {
     state: "active",
@@ -117,13 +117,15 @@ export function Silences() {
               {silence.comment} {silence.createdBy && `(${silence.createdBy})`}
             </span>
             <time>until {formatTime(Date.parse(silence.endsAt) / 1000)}</time>
-            <button
-              type="button"
-              aria-label={`Expire the silence of ${silence.matchers.map(matcherText).join(", ")}`}
-              onClick={() => void expire(silence.id)}
-            >
-              Expire
-            </button>
+            {!silence.configured && (
+              <button
+                type="button"
+                aria-label={`Expire the silence of ${silence.matchers.map(matcherText).join(", ")}`}
+                onClick={() => void expire(silence.id)}
+              >
+                Expire
+              </button>
+            )}
           </li>
         ))}
       </ul>

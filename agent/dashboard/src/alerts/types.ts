@@ -136,4 +136,5 @@ export interface Silence {
   createdBy: string;
   comment: string;
   alerts: number;
+  configured: boolean;
 }

@@ -89,7 +89,12 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
     epilog=epilog("kaywatch silence expire --all  # or an ID of kaywatch silence list")
 )
 @click.argument("silence_id", metavar="[ID]", required=False)
-@click.option("--all", "everything", is_flag=True, help="Expire all silences.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Expire all silences that are not configured.",
+)
 @options.url
 def expire(silence_id: str | None, everything: bool, url: str) -> None:
     """Expire a silence now.
@@ -100,6 +105,10 @@ def expire(silence_id: str | None, everything: bool, url: str) -> None:
     rows = fetch(PATH, url=url)["silences"]
     # The ids of expired silences would only make prefixes ambiguous.
     ids = [row["id"] for row in rows if not _is_expired(row)]
+    if everything:
+        ids = [
+            row["id"] for row in rows if not _is_expired(row) and not row["configured"]
+        ]
     if silence_id is not None:
         ids = [options.expand_id(silence_id, ids, "silence", "kaywatch silence list")]
     for name in ids:

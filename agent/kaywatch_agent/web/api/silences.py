@@ -11,7 +11,11 @@ from msgspec.structs import asdict
 
 from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.rules.matchers import Matcher
-from kaywatch_agent.rules.silence import Silence, validate_silence
+from kaywatch_agent.rules.silence import (
+    CONFIGURED_IDS,
+    Silence,
+    validate_silence,
+)
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.parameters import NoQuery
 from kaywatch_agent.web.api.schema import ResponseBody
@@ -59,10 +63,15 @@ class SilenceStatus(ResponseBody):
 
 
 class SilenceView(Silence, frozen=True, kw_only=True, rename="camel"):
-    """One silence; `alerts` counts the firing alerts that it covers now."""
+    """One silence; `alerts` counts the firing alerts that it covers now.
+
+    One that is `configured` cannot be expired; that of a mute window is its present or
+    next occurrence.
+    """
 
     status: SilenceStatus
     alerts: Count
+    configured: bool
 
 
 class SilenceList(ResponseBody):
@@ -84,8 +93,8 @@ class SilenceBody(
 ):
     """A silence to add, or with the `id` of one to change, in Alertmanager's format.
 
-    Without `startsAt`, the silence is in effect at once. `status`, `updatedAt` and
-    `alerts` are ignored, so that a response can be sent again.
+    Without `startsAt`, the silence is in effect at once. `status`, `updatedAt`,
+    `alerts` and `configured` are ignored, so that a response can be sent again.
     """
 
     matchers: Annotated[list[Matcher], Meta(min_length=1, max_length=MAX_MATCHERS)]
@@ -99,6 +108,7 @@ class SilenceBody(
     status: dict[str, Any] | UnsetType = UNSET
     updated_at: str | UnsetType = UNSET
     alerts: int | UnsetType = UNSET
+    configured: bool | UnsetType = UNSET
 
 
 def list_silences(snapshot: AgentSnapshot, query: SilencesQuery) -> SilenceList:
@@ -152,8 +162,12 @@ def expire_silence(agent: AgentView, query: SilenceQuery, _: None) -> Silence:
     """End a silence now.
 
     Raises:
-        Problem: 404 for an unknown silence, and for one that has expired.
+        Problem: 404 for an unknown silence, and for one that has expired; 400 for one
+            of the configuration.
     """
+    if query.id.startswith(CONFIGURED_IDS):
+        hint = "remove its table from the configuration file, and reload"
+        raise Problem(400, "configured_silence", f"{query.id!r} is configured", hint)
     if not agent.alerting.expire_silence(query.id):
         silences, now = agent.alerting.silences, agent.clock()
         active = [
@@ -181,7 +195,10 @@ def _view(silence: Silence, alerts: AlertsSnapshot) -> SilenceView:
         if alert.lifecycle.is_firing and silence.mutes(alerts.labels(alert), alerts.now)
     ]
     return SilenceView(
-        **asdict(silence), status=SilenceStatus(state=state), alerts=len(covered)
+        **asdict(silence),
+        status=SilenceStatus(state=state),
+        alerts=len(covered),
+        configured=silence.is_configured,
     )
 
 
