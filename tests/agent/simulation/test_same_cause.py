@@ -13,9 +13,12 @@ def executions(count: int, errors: int, **keys: Any) -> dict[str, Any]:
     return {**PLACE, "count": count, "errors": errors, **keys}
 
 
-def notify(length: str, *happenings: dict[str, Any]) -> list[tuple[str, str, int]]:
+def notify(
+    length: str, *happenings: dict[str, Any], rule: dict[str, Any] | None = None
+) -> list[tuple[str, str, int]]:
     """Return the kinds of the messages, their rules, and when they were sent."""
     case, _, simulation = run_case(
+        *([rule] if rule else []),
         receivers={"hook": HOOK},
         alerting={"thresholds": {}},
         length=length,
@@ -63,3 +66,22 @@ def test_failures_go_on_with_low_traffic() -> None:
     assert messages[0] == ("firing", "success_rate_min", 2)
     (ended,) = [at for kind, rule, at in messages if kind == "resolved"]
     assert messages[2:] == [("firing", "low_traffic", ended + 31)]
+
+
+RARELY = {"to": "30m", "every": "20s"}
+
+
+def test_failures_of_a_node_with_few_executions_are_low_traffic() -> None:
+    """Fewer than 20 executions within 5 minutes say nothing about 5 %."""
+    assert notify("30m", executions(1, 1, **RARELY)) == [("firing", "low_traffic", 2)]
+
+
+def test_a_longer_window_judges_a_node_with_few_executions() -> None:
+    own = {"name": "success_rate_min", "metric": "success_rate", "op": "<"}
+    fifth = [executions(1, 0, to="30m", every="25s")]
+    fifth += [executions(1, 1, to="30m", every="100s")]
+    assert notify("30m", *fifth) == []
+    messages = notify("30m", *fifth, rule={**own, "value": 0.95, "window": "30m"})
+    assert [(kind, rule) for kind, rule, _ in messages] == [
+        ("firing", "success_rate_min")
+    ]
