@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
@@ -15,13 +17,22 @@ from tests.agents import Agent, free_port
 from tests.conftest import ROOT
 
 from kaywatch_agent.cli.commands.serve import serve
+from kaywatch_agent.cli.main import kaywatch
 from kaywatch_agent.config import parse
+from kaywatch_agent.notify.chat_config import SlackConfig
+from kaywatch_agent.notify.config_check import find_warnings
 
 DOCKER = ROOT / "deploy" / "docker"
 MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
 # The oldest version that is still supported, and a newer one.
 VERSIONS = ("1.34", "1.37")
 USER = 10001
+KUBERNETES = ROOT / "docs" / "tutorials" / "kubernetes.md"
+BLOCKS: dict[str, list[str]] = {}
+for kind, text in re.findall(
+    r"^```(\w+)\n(.*?)^```", KUBERNETES.read_text(), re.MULTILINE | re.DOTALL
+):
+    BLOCKS.setdefault(kind, []).append(text)
 
 
 def documents() -> Iterator[Any]:
@@ -116,3 +127,61 @@ def test_probes_ask_for_the_health_of_the_agent(agent: Agent) -> None:
         asked = program.replace("http://127.0.0.1:9477", url)
         done = subprocess.run([sys.executable, "-c", asked], capture_output=True)
         assert (done.returncode == 0) is is_healthy
+
+
+def sidecar() -> dict[str, Any]:
+    """Return the StatefulSet, as it is after the tutorial."""
+    (document,) = (each for each in documents() if each["kind"] == "StatefulSet")
+    pod = document["spec"]["template"]["spec"]
+    ((mount,), (volume,)) = (yaml.safe_load(text) for text in BLOCKS["yaml"])
+    (container,) = (each for each in pod["containers"] if each["name"] == "kaywatch")
+    container["volumeMounts"].append(mount)
+    pod["volumes"].append(volume)
+    return dict(document)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_manifest_of_the_tutorial_is_valid(version: str) -> None:
+    kubernetes_validate.validate(sidecar(), version, strict=True)
+
+
+def test_the_agent_reads_the_secret_that_the_tutorial_mounts(tmp_path: Path) -> None:
+    pod = sidecar()["spec"]["template"]["spec"]
+    (mount,) = (
+        mount
+        for container in pod["containers"]
+        for mount in container["volumeMounts"]
+        if mount["name"] == "secrets"
+    )
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "secrets")
+    secret = volume["secret"]
+    created = f"secret generic {secret['secretName']} --from-file=slack"
+    assert created in KUBERNETES.read_text()
+    url = "https://hooks.slack.com/services/T0/B0/x"
+    (tmp_path / "slack").write_text(url)
+    (tmp_path / "slack").chmod(secret["defaultMode"])
+    (text,) = BLOCKS["toml"]
+    assert mount["mountPath"] in text
+
+    notify = parse(text.replace(mount["mountPath"], str(tmp_path))).notify
+
+    receiver = notify.receivers["ops"]
+    assert isinstance(receiver, SlackConfig) and receiver.webhook_url is not None
+    assert receiver.webhook_url.read() == url
+    assert find_warnings(notify.receivers) == []
+
+
+def test_the_commands_of_the_tutorial_are_those_of_this_version() -> None:
+    pod = f"{sidecar()['metadata']['name']}-0"
+    ran = []
+    for line in "".join(BLOCKS["sh"]).splitlines():
+        where, found, command = line.partition(" -- kaywatch ")
+        if found:
+            assert where == f"kubectl exec {pod} --container kaywatch"
+            name, *arguments = command.split()
+            with click.Context(kaywatch) as context:
+                found_command = kaywatch.get_command(context, name)
+                assert found_command is not None
+                found_command.make_context(name, arguments)
+            ran.append(command)
+    assert ran == ["status", "doctor", "notify test ops"]
