@@ -258,8 +258,9 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     `due` is when it was first due, after its group's wait; `not_before` is when it may
     be sent next. `settled` is when it was sent or given up; `code` is the last HTTP
-    status, 0 for no response. `thread_root` is the id of the message that it updates
-    or replies to. `failed_over` is set if the receiver's fallback was notified, too.
+    status, or code of an SMTP server, and 0 for no response. `thread_root` is the id of
+    the message that it updates or replies to. `failed_over` is set if the receiver's
+    fallback was notified, too.
     """
 
     id: str

@@ -58,7 +58,7 @@ class DeliveryResult:
 
     Attributes:
         outcome: what happens to the message.
-        code: the HTTP status; 0 for no response.
+        code: the HTTP status, or the code of an SMTP server; 0 for no response.
         error: the problem, without any secret.
         after: seconds to wait, as the receiver requests; None if it does not.
         pause: whether the receiver accepts no other message before that either.

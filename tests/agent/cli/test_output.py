@@ -107,3 +107,10 @@ def test_a_long_matcher_is_shown_as_a_whole(
     )
 
     assert capsys.readouterr().out.count("x") == 200
+
+
+@pytest.mark.parametrize(("code", "shown"), [(202, "HTTP 202"), (250, "SMTP 250")])
+def test_a_delivery_names_the_protocol_of_its_code(code: int, shown: str) -> None:
+    message = {"status": "sent", "attempts": 0, "error": "", "code": code}
+    text = output.delivery({**message, "settled": 1_795_608_060.0})
+    assert text.startswith("delivered at ") and text.endswith(f" ({shown})")

@@ -26,6 +26,7 @@ Column = Callable[[Any], str | Text]
 
 WIDTH: Final = 80
 PROGRESS_SECONDS: Final = 0.5
+SMTP_ACCEPTED: Final = 250  # no status of HTTP
 
 COLOURS: Final = {
     "firing": "red", "pending": "yellow", "recovering": "yellow", "ok": "green",
@@ -153,7 +154,8 @@ def delivery(message: Json) -> str:
     error = f": {message['error']}" if message["error"] else ""
     match message["status"]:
         case "sent":
-            code = f" (HTTP {message['code']})" if message["code"] else ""
+            protocol = "SMTP" if message["code"] == SMTP_ACCEPTED else "HTTP"
+            code = f" ({protocol} {message['code']})" if message["code"] else ""
             return f"delivered at {utc_time(message['settled'])}{code}{tries}"
         case "pending":
             state = "pending"
