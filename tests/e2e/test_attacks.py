@@ -410,6 +410,7 @@ def test_names_and_messages_are_no_markup_in_a_browser(agent: Agent) -> None:
         batch = {"type": "batch", "service": names[0][:100], "events": rows}
         push(agent, wire.pack({**batch, "failures": failures}))
         until(lambda: names[0] in agent.executions(), "the names are known")
+        page = browser.new_page()
         # The page at / has elements of its own: see e2e/page/test_shell.py.
         for path in (
             "/api/v1/nodes",
@@ -424,7 +425,6 @@ def test_names_and_messages_are_no_markup_in_a_browser(agent: Agent) -> None:
             f"/api/v1/nodes?{quote(names[0])}=1",
             f"/api/v1/nodes?window={quote(names[1])}",
         ):
-            page = browser.new_page()
             page.goto(agent.url + path)
             shown = page.content()
             # The page shows markup as text: no element was created.

@@ -6,10 +6,10 @@ from tests.fuzz.requests import Fuzzer, check, fuzz
 
 
 def test_hostile_requests_are_answered_and_each_refusal_is_counted() -> None:
-    outcome = fuzz(2_000, seed=7)
+    outcome = fuzz(1_000, seed=7)
     check(outcome)
     # It got everywhere: sound answers, and refusals of many kinds.
-    assert outcome.client.statuses[200] > 100
+    assert outcome.client.statuses[200] > 50
     assert len(outcome.refused) >= 10
 
 

@@ -11,7 +11,7 @@ from tests.fuzz.seeds import mutated, seeds
 from tests.fuzz.targets import TARGETS
 
 calm = settings(
-    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

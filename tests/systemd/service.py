@@ -35,7 +35,7 @@ while not (ended.is_set() and recorded):
         with kaywatch.execution("g", "work"):
             pass
         recorded += 1
-    time.sleep(0.01)
+    time.sleep(0.05)
 assert kaywatch.flush(60)
 print(recorded)
 """

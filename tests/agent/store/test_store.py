@@ -215,13 +215,13 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
     store.restore()
     rng = random.Random(5)
     now = float(START)
-    for n in range(1200):
+    for n in range(900):
         now += rng.choice([1, 7, 10, 33])
         some = events(4, now, n)
         if n % 10 == 0:
             some += [Event(0, now - 3000 * rng.random(), 0.5)]  # late, in the hour
         store.commit(ticks.change(now, some, [Event(2, START, 1.0)]))
-        if n % 200 == 199:
+        if n % 150 == 149:
             store.close()
             store = Store(path)
             is_same(store.restore().totals, ticks.expected())
@@ -230,7 +230,7 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
 
     is_same(result.totals, ticks.expected())
     late = [e for e in ticks.events if e.row == 2 and e.time == START]
-    assert len(late) >= 1200
+    assert len(late) >= 900
     counts = []
     for resolution in (10, 3600):
         parts = dict.fromkeys(result.buckets, EMPTY)
@@ -239,7 +239,7 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
             [bucket for start, bucket in read if start // 10 not in parts]
             + list(result.buckets.values())
         )
-        expected = ticks.expected(START - 3100, now + 10).executions.sum() - 1200
+        expected = ticks.expected(START - 3100, now + 10).executions.sum() - 900
         assert whole.executions.sum() == expected
         starts = [start for start, _ in read]
         assert starts == sorted(starts)
@@ -604,7 +604,7 @@ def test_the_oldest_goes_when_the_file_is_too_large(path: Path) -> None:
     store.restore()
     ticks = Ticks()
     expired, used = 0, 0
-    for n in range(0, 12 * 3600, 60):
+    for n in range(0, 12 * 3600, 120):
         report = store.commit(ticks.change(START + n, events(80, START + n, n)))
         expired += report.expired
         used = max(used, report.bytes)

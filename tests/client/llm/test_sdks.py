@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 import pytest
+import trustme
 from pocketflow import AsyncFlow, AsyncNode, Flow, Node
 from tests.llm_server import LlmServer, serving
 
@@ -34,8 +35,12 @@ class Answer(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def serves() -> Iterator[LlmServer]:
-    with serving() as server:
+def serves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlmServer]:
+    # Each client of an SDK reads all authorities, though the server speaks plain HTTP.
+    authority = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    with pytest.MonkeyPatch.context() as patch, serving() as server:
+        patch.setenv("SSL_CERT_FILE", str(authority))
         yield server
 
 
