@@ -7,7 +7,7 @@ import { Notices } from "./shell/live-state";
 import { Login } from "./shell/login";
 import { Navigation, VIEWS } from "./shell/navigation";
 import { Search } from "./shell/search";
-import { route } from "./state/route";
+import { route, shownPlace } from "./state/route";
 import { loginReason, token } from "./state/token";
 import { AlertsView } from "./views/alerts";
 import { GraphView } from "./views/graph";
@@ -31,7 +31,8 @@ const COMPONENTS = {
 export function App() {
   const [dialog, setDialog] = useState<"search" | "help" | null>(null);
   const close = () => setDialog(null);
-  const { view, graph, node, end } = route.value;
+  const { view, end } = route.value;
+  const { graph, node } = shownPlace(route.value);
   // The overview lists all problems, and the alerts are about them.
   const hasProblems = end === null && view !== "overview" && view !== "alerts";
   const View = COMPONENTS[view];

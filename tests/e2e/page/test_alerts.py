@@ -111,6 +111,19 @@ def test_a_link_in_slack_opens_the_alert(
     )
 
 
+def test_the_alerts_of_a_service_claim_no_node(
+    alerting: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{alerting.url}/?view=alerts&service=web&graph=g&node=other")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Alerts of web")
+    expect(page.locator("#alerts tbody tr")).to_contain_text(
+        is_firing(alerting)["rule"]
+    )
+    place = page.get_by_role("navigation", name="Breadcrumbs")
+    expect(place.get_by_role("listitem")).to_have_text(["All services", "web"])
+    expect(page).to_have_title("Alerts · kaywatch")
+
+
 def test_an_alert_shows_why_and_who_was_notified(
     alerting: Agent, open_page: Open
 ) -> None:

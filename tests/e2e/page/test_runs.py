@@ -47,6 +47,28 @@ def test_a_run_in_trouble_comes_first(
     expect(page.locator(".loop-line")).to_be_visible()
 
 
+def test_runs_are_those_of_the_graph_whatever_node_was_shown_before(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=node&graph=Interview&node=Answer")
+    place = page.get_by_role("navigation", name="Breadcrumbs")
+    expect(place).to_contain_text("Answer")
+    expect(page).to_have_title("Answer · kaywatch")
+
+    page.get_by_role("link", name="Runs", exact=True).click()
+    # All of them are at Ask, or ended there.
+    expect(page.locator("#runs-failed tbody tr")).to_have_count(2)
+    expect(page.locator("#runs-in-progress tbody tr")).to_have_count(1)
+    ends = page.get_by_role("region", name="Why runs ended")
+    expect(ends.get_by_role("row", name=re.compile("exception"))).to_be_attached()
+    here = page.get_by_role("region", name="Problems here")
+    expect(here).to_contain_text("goes in circles")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs of Interview")
+    expect(place).to_contain_text("Interview")
+    expect(place).not_to_contain_text("Answer")
+    expect(page).to_have_title("Interview · kaywatch")
+
+
 def test_a_failed_run_is_a_path_on_the_graph(
     interview: Agent, open_page: Callable[[str], Page]
 ) -> None:

@@ -1,6 +1,6 @@
 // Where a problem is, in words and as a route.
 import type { Problem } from "../api/types";
-import type { Route } from "../state/route";
+import { shownPlace, type Place, type Route } from "../state/route";
 
 /** Returns "service / graph / node", as far as they are known. */
 export function placeOf({ service, graph, node }: Problem): string {
@@ -40,9 +40,11 @@ export function targetOf(problem: Problem): Partial<Route> {
 
 /** Whether a view shows a problem: it is about the view's subject and place. */
 export function isShownBy(
-  { view, service, graph, node }: Pick<Route, "view" | "service" | "graph" | "node">,
+  shown: Place & Pick<Route, "view">,
   problem: Problem,
 ): boolean {
+  const { view } = shown;
+  const { service, graph, node } = shownPlace(shown);
   // The view of alerts lists them itself.
   if (problem.kind === "alert" && view === "alerts") return false;
   const isPlace =

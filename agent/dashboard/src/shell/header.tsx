@@ -1,4 +1,4 @@
-import { navigate, route } from "../state/route";
+import { navigate, route, shownPlace } from "../state/route";
 import { Link } from "../ui/link";
 import { NOTHING } from "./navigation";
 import { LiveState } from "./live-state";
@@ -29,7 +29,7 @@ export function Header({ onSearch, onHelp }: HeaderProps) {
 }
 
 function Breadcrumbs() {
-  const { service, graph, node } = route.value;
+  const { service, graph, node } = shownPlace(route.value);
   return (
     <nav class="breadcrumbs" aria-label="Breadcrumbs">
       <ol>

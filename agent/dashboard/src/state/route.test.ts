@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { formatRoute, parseRoute } from "./route";
+import { formatRoute, parseRoute, shownPlace } from "./route";
 
 test.each([
   "",
@@ -19,4 +19,13 @@ test.each([
   ["?view=nonsense", "overview"],
 ])("%s opens %s", (search, view) => {
   expect(parseRoute(search).view).toBe(view);
+});
+
+test.each([
+  ["node", "shop", "order", "pay"],
+  ["runs", "shop", "order", null],
+  ["alerts", "shop", null, null],
+] as const)("%s shows the place by which it selects", (view, service, graph, node) => {
+  const all = parseRoute(`?view=${view}&service=shop&graph=order&node=pay`);
+  expect(shownPlace(all)).toEqual({ service, graph, node });
 });

@@ -73,6 +73,28 @@ export function formatRoute(route: Route): string {
   return text ? `?${text}` : "./";
 }
 
+/** The names of a place: what is shown is selected by some of them. */
+export type Place = Pick<Route, "service" | "graph" | "node">;
+
+// An address keeps the other names for the views that select by them.
+const SELECTED_BY: Record<ViewName, readonly (keyof Place)[]> = {
+  overview: ["service"],
+  graph: ["service", "graph", "node"],
+  node: ["service", "graph", "node"],
+  // Runs belong to a graph; those of a node may fail at another one.
+  runs: ["service", "graph"],
+  models: ["service", "graph", "node"],
+  alerts: ["service"],
+  processes: ["service"],
+};
+
+/** Returns the place whose data the view of a route shows. */
+export function shownPlace({ view, ...names }: Place & Pick<Route, "view">): Place {
+  const pick = (name: keyof Place) =>
+    SELECTED_BY[view].includes(name) ? names[name] : null;
+  return { service: pick("service"), graph: pick("graph"), node: pick("node") };
+}
+
 export const route = signal<Route>(
   parseRoute(typeof location === "undefined" ? "" : location.search),
 );

@@ -6,35 +6,29 @@ import "../runs/runs.css";
 import { EndReasons, RunLengths } from "../runs/summaries";
 import { live } from "../state/live";
 import { useRequest } from "../state/polled";
-import { route } from "../state/route";
+import { route, shownPlace } from "../state/route";
 import { formatCount } from "../ui/format";
-import { Link } from "../ui/link";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 
 const REFRESH_SECONDS = 5;
 
-/** Runs: those in trouble first, then the longest in progress; and failed ones. */
+/** Runs of a graph or of all: those in trouble first, the longest next; failed ones. */
 export function RunsView() {
-  const { service, graph, node, window, end } = route.value;
+  const { window, end } = route.value;
+  const { service, graph } = shownPlace(route.value);
   const { value: runs, error } = useRequest<Runs>(
     "api/v1/runs",
     { service, graph, window, end },
     end === null ? REFRESH_SECONDS : null,
   );
-  const isOwn = (run: { service: string; graph: string; node: string }) =>
+  const isOwn = (run: { service: string; graph: string }) =>
     (service === null || run.service === service) &&
-    (graph === null || run.graph === graph) &&
-    (node === null || run.node === node);
+    (graph === null || run.graph === graph);
   const inProgress = listInProgress(runs)?.filter(isOwn) ?? null;
   const failed = runs?.ended.filter(isOwn);
   return (
     <section class="runs-view">
       <h1>{graph === null ? "Runs" : `Runs of ${graph}`}</h1>
-      {node !== null && (
-        <p>
-          At the node <b>{node}</b>. <Link to={{ node: null }}>Show all nodes</Link>
-        </p>
-      )}
       {error && <ErrorNotice error={error} />}
       <Panel
         title={`In progress${inProgress ? ` (${formatCount(inProgress.length)})` : ""}`}
