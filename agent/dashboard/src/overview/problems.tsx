@@ -119,7 +119,7 @@ function Row({ problem }: { problem: Problem }) {
           {text}
           <Since problem={problem} />
         </Link>
-        {details.length > 0 && <span class="details">, {details.join(", ")}</span>}
+        {details.length > 0 && <span class="details">; {details.join("; ")}</span>}
         {alerts.length > 0 && <Alerts {...problem} />}
       </div>
     </li>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from typing import Final, NamedTuple
@@ -36,7 +36,7 @@ SAME_SHARE: Final = 0.5
 
 # All checks read the same counts, so that one pass over the buckets serves all of them.
 _DIMENSIONS: Final = frozenset(
-    {Dimension.OUTCOME, Dimension.HISTOGRAM, Dimension.ACTION}
+    {Dimension.OUTCOME, Dimension.HISTOGRAM, Dimension.ACTION, Dimension.ERROR}
 )
 _WASTED: Final = "llm_wasted_cost_usd"
 
@@ -67,14 +67,6 @@ class NodeEvidence:
     def nodes(self) -> frozenset[Place]:
         """The places of all nodes."""
         return frozenset(map(place_of, self.snapshot.series(Kind.NODE)))
-
-    def errors(self, places: Collection[Place]) -> dict[Place, Counter[str]]:
-        """Return the types of exceptions of some nodes within the window."""
-        names = self.snapshot.view.registry.errors.values
-        errors: dict[Place, Counter[str]] = {place: Counter() for place in places}
-        for place, number, count in self._facts(Kind.NODE, places, Dimension.ERROR):
-            errors[place][names[number].type] += count
-        return errors
 
     def dead_ends(self, places: Collection[Place]) -> dict[Place, Actions]:
         """Return the runs that ended at some nodes, at an action without an edge."""
@@ -117,6 +109,7 @@ class Onset(NamedTuple):
         seconds: how long they took together.
         wasted: the cost of failed attempts since then; None without calls of models.
         usual: the share within the hour before it rose; None if it did not rise.
+        errors: the executions with an exception since then, by its type.
     """
 
     since: float | None
@@ -125,6 +118,7 @@ class Onset(NamedTuple):
     seconds: float
     wasted: float | None
     usual: float | None
+    errors: Mapping[str, int]
 
     @property
     def share(self) -> float:
@@ -239,7 +233,17 @@ class HourCounts:
             seconds=float(self._stats.total[start + step : start + self._size].sum()),
             wasted=self._wasted(place, step),
             usual=float(bad[:step].sum() / max(1, events[:step].sum())),
+            errors=self._errors(place, step),
         )
+
+    def _errors(self, place: Place, step: int) -> Counter[str]:
+        start = self._starts["", place]
+        group, number, count = self._stats.facts(Dimension.ERROR)
+        own = (group >= start + step) & (group < start + self._size)
+        names, errors = self._registry.errors.values, Counter[str]()
+        for n, times in zip(number[own].tolist(), count[own].tolist(), strict=True):
+            errors[names[n].type] += times
+        return errors
 
     def _wasted(self, place: Place, step: int) -> float | None:
         start = self._starts.get((_WASTED, place))

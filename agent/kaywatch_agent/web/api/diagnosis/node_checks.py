@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from kaywatch_agent.model.alerts import Severity
+from kaywatch_agent.model.series import OTHER
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.units import duration, money, plural
 from kaywatch_agent.web.api.diagnosis.evidence import (
@@ -28,6 +29,9 @@ __all__ = ["CHECKS", "Suspect"]
 
 # Half of the executions fail: no longer a warning.
 SEVERE_SHARE: Final = 0.5
+
+# The exceptions that a sentence names; it stays short.
+NAMED_ERRORS: Final = 2
 
 _FAILING: Final = ("success_rate_min", "error_rate_max")
 
@@ -96,7 +100,7 @@ def slow(evidence: NodeEvidence) -> Iterator[Suspect]:
 def masked(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes whose failing calls are hidden by retries or fallbacks."""
     for place in _alerts(evidence, "masked_failures"):
-        yield _masked(evidence, place)
+        yield _masked(place)
 
 
 def wasteful(evidence: NodeEvidence) -> Iterator[Suspect]:
@@ -152,21 +156,17 @@ def _of_rule(evidence: NodeEvidence, name: str) -> NodeEvidence:
 def _failing(
     kind: ProblemKind, evidence: NodeEvidence, places: Collection[Place]
 ) -> Iterator[Suspect]:
-    errors = evidence.errors(places)
     for place in places:
-        mostly = [f"mostly {name}" for name, _ in errors[place].most_common(1)]
-        yield _failing_node(kind, place, evidence.seconds, mostly)
+        yield _failing_node(kind, place, evidence.seconds)
 
 
-def _failing_node(
-    kind: ProblemKind, place: Place, seconds: int, mostly: list[str]
-) -> Suspect:
+def _failing_node(kind: ProblemKind, place: Place, seconds: int) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
         severity: Severity = "error" if onset.share >= SEVERE_SHARE else "warning"
         text = f"{share_text(onset.share)} of executions fail"
         if kind == "low_traffic":
             text = f"{onset.bad} of {onset.events} executions failed"
-        return severity, text, [plural(onset.bad, "failure"), *_wasted(onset), *mostly]
+        return severity, text, _facts(onset, "failure")
 
     def onset(history: HourCounts) -> Onset:
         if kind == "low_traffic":
@@ -189,18 +189,12 @@ def _slow(
     return Suspect("slow", place, lambda history: history.slow(place, limit), describe)
 
 
-def _masked(evidence: NodeEvidence, place: Place) -> Suspect:
-    error = _hidden_error(evidence, place)
-
+def _masked(place: Place) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
         text = (
             f"{share_text(onset.share)} of calls fail, hidden by retries or fallbacks"
         )
-        return (
-            "warning",
-            text,
-            [plural(onset.bad, "failed call"), *_wasted(onset), *error],
-        )
+        return "warning", text, _facts(onset, "failed call")
 
     return Suspect(
         "masked_failures",
@@ -218,7 +212,7 @@ def _wasteful(place: Place, share: str) -> Suspect:
         lambda onset: (
             "info",
             f"{share} of what its model calls cost is wasted",
-            [*_wasted(onset), plural(onset.bad, "failed attempt")],
+            _facts(onset, "failed attempt"),
         ),
     )
 
@@ -236,13 +230,21 @@ def _dead_end(place: Place, action: str) -> Suspect:
     )
 
 
-def _hidden_error(evidence: NodeEvidence, place: Place) -> list[str]:
-    """Return the latest exception that a fallback or `on_error` has hidden."""
-    for failure in reversed(evidence.snapshot.view.failures):
-        is_retried = failure.outcome == "ok"
-        if (failure.service, failure.graph, failure.node) == place and not is_retried:
-            return [f"such as {failure.type}"]
-    return []
+def _facts(onset: Onset, bad: str) -> list[str]:
+    """Return the number of bad events, by their noun, their cost and their causes."""
+    return [plural(onset.bad, bad), *_errors(onset), *_wasted(onset)]
+
+
+def _errors(onset: Onset) -> list[str]:
+    """Return the most frequent types of exceptions, with their shares of all."""
+    total = sum(onset.errors.values())
+    # Of types with the same count, the order does not change with each request.
+    types = sorted(onset.errors, key=lambda name: (-onset.errors[name], name))
+    named = [name for name in types if name != OTHER][:NAMED_ERRORS]
+    counts = {name: onset.errors[name] for name in named}
+    counts["others"] = total - sum(counts.values())
+    shares = [f"{name} {share_text(n / total)}" for name, n in counts.items() if n]
+    return [", ".join(shares)] if shares else []
 
 
 def _wasted(onset: Onset) -> list[str]:

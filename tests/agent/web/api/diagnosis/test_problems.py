@@ -81,7 +81,7 @@ def test_a_failing_node_has_its_onset_failures_cost_and_error(watched: Served) -
     assert problem["text"] == "50 % of executions fail"
     assert "60 failures" in problem["details"]
     assert "$0.60 spent on failed attempts" in problem["details"]
-    assert "mostly TimeoutError" in problem["details"]
+    assert "TimeoutError 100 %" in problem["details"]
 
 
 def test_the_beginning_is_unknown_if_there_were_events_before_the_hour(
@@ -138,7 +138,24 @@ def test_retries_and_fallbacks_mask_failures(watched: Served) -> None:
     # Three calls of 30 executions failed, and 90 others succeeded.
     assert problem["count"] == 90
     assert problem["text"].startswith("50 % of calls fail")
+    assert problem["details"] == ["90 failed calls", "RateLimited 100 %"]
     assert abs(problem["since"] - (now - 600)) <= 25
+
+
+def test_the_most_frequent_errors_are_named_whatever_failed_last(
+    watched: Served,
+) -> None:
+    types = {10: "IOError", 20: "ValueError", 30: "ValueError", 40: "KeyError"}
+
+    def make(age: int) -> list[Row]:
+        error = types.get(age % 100, "Overloaded")
+        hidden = {"outcome": "fallback", "attempts": 3, "error": error}
+        return [hidden if is_bad(age) else {}]
+
+    push_past(watched, make)
+    details = problems(watched)["masked_failures"]["details"]
+    # The last failure, ten seconds ago, was one of the others.
+    assert details[1] == "Overloaded 60 %, ValueError 20 %, others 20 %"
 
 
 def test_dead_ends_and_nodes_that_are_never_reached(watched: Served) -> None:
