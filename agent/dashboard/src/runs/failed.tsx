@@ -78,7 +78,10 @@ export function FailedTable({ runs }: { runs: readonly EndedRun[] }) {
       rowClass={(run) => (run.run !== "" && run.run === selected ? "selected" : "")}
       empty={
         <Empty title="No run failed in this period.">
-          <p>Runs that ended at an action without an edge are counted above.</p>
+          <p>
+            A run that stopped because no edge belongs to the last node's action has not
+            failed: it is counted in “Why runs ended”.
+          </p>
         </Empty>
       }
     />

@@ -113,7 +113,7 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
   return (
     <dl class="figures">
       <Figure label="Monitoring" note={`kaywatch ${known.version}`}>
-        <Badge level={healthLevel(health.status)}>{health.status}</Badge>
+        <Badge level={healthLevel(health.status)}>agent {health.status}</Badge>
       </Figure>
       <Figure
         label={`Runs, ${window}`}
