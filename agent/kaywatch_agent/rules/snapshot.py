@@ -82,7 +82,12 @@ class AlertsSnapshot(NamedTuple):
         Both are about one problem, and only the other one is notified.
         """
         targets = {m.value for one in INHIBITIONS for m in one.target}
-        firing = [alert for alert in self.alerts if alert.lifecycle.is_firing]
+        rules = targets | {m.value for one in INHIBITIONS for m in one.source}
+        firing = [
+            alert
+            for alert in self.alerts
+            if alert.lifecycle.is_firing and alert.rule in rules
+        ]
         index = InhibitionIndex(INHIBITIONS, firing, self.labels, self.clock)
         sources = {
             alert.id: index.find_source(self.labels(alert), 0.0)[0]

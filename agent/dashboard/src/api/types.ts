@@ -93,6 +93,8 @@ export interface AlertRow {
   since: number;
   value: number | null;
   threshold: number | null;
+  /** The id of the firing alert that reports its cause; empty for none. */
+  same_cause: string;
 }
 
 export interface StageHealth {

@@ -84,5 +84,6 @@ export function alertRow(rule: string, labels: Record<string, string>): AlertRow
     since: 1_000_000,
     value: null,
     threshold: null,
+    same_cause: "",
   };
 }

@@ -34,8 +34,12 @@ export const VIEWS: { view: ViewName; label: string; icon: string }[] = [
   },
 ];
 
+// As on the overview, several alerts with one cause count once.
 const firingAlerts = computed(
-  () => live.value?.alerts.filter(({ state }) => state === "firing").length ?? 0,
+  () =>
+    live.value?.alerts.filter(
+      ({ state, same_cause }) => state === "firing" && same_cause === "",
+    ).length ?? 0,
 );
 
 /** The views, with the number of firing alerts. */

@@ -85,7 +85,11 @@ class LiveAgent(ResponseBody):
 
 
 class AlertRow(ResponseBody):
-    """One alert that is not ok."""
+    """One alert that is not ok.
+
+    `same_cause` is the id of another firing alert that already reports its cause; empty
+    for none.
+    """
 
     id: str
     rule: str
@@ -96,6 +100,7 @@ class AlertRow(ResponseBody):
     since: Moment
     value: float | None
     threshold: float | None
+    same_cause: str
 
 
 class AlertsChange(ResponseBody):
@@ -203,7 +208,8 @@ class LiveReport:
         active = [a for a in alerts.alerts if a.lifecycle.state is not AlertState.OK]
         # Rendering takes most of the time, so only shown rows are rendered.
         urgent = sort_by_urgency(alerts, active)[:MAX_ALERTS]
-        rows = [_alert_row(alerts, alert) for alert in urgent]
+        causes = alerts.same_cause()
+        rows = [_alert_row(alerts, each, causes.get(each.id, "")) for each in urgent]
         return {
             "version": snapshot.version,
             "window": self._window,
@@ -272,7 +278,7 @@ def _health(snapshot: AgentSnapshot) -> LiveHealth:
     )
 
 
-def _alert_row(alerts: AlertsSnapshot, alert: Alert) -> AlertRow:
+def _alert_row(alerts: AlertsSnapshot, alert: Alert, same_cause: str) -> AlertRow:
     facts, life = alerts.describe(alert), alert.lifecycle
     value = facts.value
     return AlertRow(
@@ -287,6 +293,7 @@ def _alert_row(alerts: AlertsSnapshot, alert: Alert) -> AlertRow:
         # second.
         value=None if value is None else float(f"{value:.4g}"),
         threshold=facts.threshold,
+        same_cause=same_cause,
     )
 
 

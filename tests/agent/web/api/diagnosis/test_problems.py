@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.agent.web.serving import Served, evaluate, serving
+from tests.agent.web.sse import EventReader
 
 from kaywatch.recorder import Topology
 from kaywatch.wire import EndReason, Outcome
@@ -225,6 +228,16 @@ def test_what_a_rule_of_the_user_found_is_a_detail(watched: Served) -> None:
     assert not any("error rate" in detail for detail in details)
 
 
+def live_alerts(served: Served) -> list[Row]:
+    """Return the alerts of the page's stream."""
+    with contextlib.closing(EventReader(served, "/api/v1/live", 0)) as reader:
+        reader.headers()
+        assert "retry" in reader.block()
+        update = json.loads(reader.block()["data"])
+    alerts: list[Row] = update["alerts"]["changed"]
+    return alerts
+
+
 def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     now = time.time()
     nodes = ("check", "pay")
@@ -253,6 +266,9 @@ def test_a_run_that_goes_in_circles_is_one_problem(watched: Served) -> None:
     assert shown["rule"] == "runaway"
     assert shown["node"] in {"check", "pay"}
     assert watched.get("/api/v1/alerts", limit="1")["same_cause"] == 1
+    # The page counts it alone as well.
+    causes = {alert["rule"]: alert["same_cause"] for alert in live_alerts(watched)}
+    assert causes == {"runaway": "", "unusual_loop": shown["id"]}
 
 
 def test_an_alert_without_another_problem_is_one(watched: Served) -> None:
