@@ -58,7 +58,7 @@ def test_the_time_of_nodes_and_their_items_are_seen_everywhere(agent: Agent) -> 
     assert _phase_seconds(agent, "Fetch", "wait") >= 0.0999
     assert _phase_seconds(agent, "block", "wait") is None
     shown = agent.command("stats", "Fetch")
-    assert re.search(r"time +prep \d+%, exec \d+%, wait \d+%, post \d+%", shown)
+    assert re.search(r"time +prep \d+ %, exec \d+ %, wait \d+ %, post \d+ %", shown)
     assert re.search(r"items +4", agent.command("stats", "Summarize"))
     assert "prep" not in agent.command("stats", "block")
 

@@ -211,6 +211,7 @@ def test_details_arrive_as_they_were_recorded(
             visits=3,
             path=(node,),
             path_visits=(3,),
+            trace_id=text,
         )
     )
     recorder.wired(Topology(graph, node, (node,), ((node, text, node),)))
@@ -222,7 +223,7 @@ def test_details_arrive_as_they_were_recorded(
     assert astuple(failure)[:6] == (1.5, "", *output, message)
     name = wire.Outcome(outcome).name.lower()
     assert astuple(failure)[6:13] == ("exec", attempts, name, "r-1", "", "", 0.0)
-    assert astuple(failure)[13:] == (1.25, 3, (output[1],), (3,))
+    assert astuple(failure)[13:] == (1.25, 3, (output[1],), (3,), output[2])
     (topology,) = result.topologies
     wiring = (output[1],), ((output[1], output[2], output[1]),)
     assert astuple(topology)[:5] == ("", output[0], output[1], *wiring)

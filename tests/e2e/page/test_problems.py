@@ -89,7 +89,7 @@ def test_a_sentence_says_what_is_wrong_since_when_where_and_what_it_cost(
     sentence = problem(page, "checkout / order / Pay")
     expect(sentence).to_contain_text(
         re.compile(
-            r"\d+ % of executions fail since \d\d:\d\d \([789] min ago\); \d+ failures;"
+            r"\d+ % of executions fail since \d\d:\d\d \(\d+ min ago\); \d+ failures;"
             r" TimeoutError 100 %; \$\d+\.\d+ spent on failed attempts"
         )
     )
