@@ -25,13 +25,13 @@ from kaywatch_agent.notify.http import (
 if TYPE_CHECKING:
     import aiosmtplib
 
-__all__ = ["MailServer", "Reply", "Rejected", "deliver"]
+__all__ = ["MailServer", "MailReply", "MailRejected", "deliver"]
 
 MAX_REPLY: Final = 300  # characters of a server's reply that are kept
 QUIT_SECONDS: Final = 2.0
 
 
-class Reply(NamedTuple):
+class MailReply(NamedTuple):
     """A server's reply: its code, such as 250, and its text."""
 
     code: int
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
         return f"{self.code} {text}"[:MAX_REPLY]
 
 
-class Rejected(Exception):
+class MailRejected(Exception):
     """The server rejected the login, the sender, all recipients or the content.
 
     Attributes:
@@ -51,7 +51,10 @@ class Rejected(Exception):
     """
 
     def __init__(
-        self, what: str, reply: Reply, refused: Mapping[str, Reply] | None = None
+        self,
+        what: str,
+        reply: MailReply,
+        refused: Mapping[str, MailReply] | None = None,
     ) -> None:
         super().__init__(f"{what}: {reply}")
         self.reply = reply
@@ -85,12 +88,12 @@ async def deliver(
     sender: str,
     recipients: Sequence[str],
     message: bytes,
-) -> dict[str, Reply]:
+) -> dict[str, MailReply]:
     """Send a message, and return the recipients that the server rejected.
 
     Raises:
         NoResponse: the server did not accept the message in time.
-        Rejected: the server accepted it for no recipient.
+        MailRejected: the server accepted it for no recipient.
     """
     attempt = _Attempt(server)
     try:
@@ -123,7 +126,7 @@ class _Attempt:
 
         Raises:
             NoResponse: there is no connection, or no encrypted one.
-            Rejected: the server rejected the connection or the login.
+            MailRejected: the server rejected the connection or the login.
         """
         import aiosmtplib
 
@@ -155,7 +158,7 @@ class _Attempt:
         sender: str,
         recipients: Sequence[str],
         message: bytes,
-    ) -> dict[str, Reply]:
+    ) -> dict[str, MailReply]:
         """Send a message; see `deliver`."""
         import aiosmtplib
 
@@ -165,7 +168,7 @@ class _Attempt:
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise _translate(error, undelivered=False) from None
         return {
-            recipient: Reply(reply.code, reply.message)
+            recipient: MailReply(reply.code, reply.message)
             for recipient, reply in refused.items()
         }
 
@@ -218,17 +221,17 @@ async def _connect(host: str, port: int) -> socket.socket:
     raise failure
 
 
-def _translate(error: Exception, *, undelivered: bool) -> NoResponse | Rejected:
+def _translate(error: Exception, *, undelivered: bool) -> NoResponse | MailRejected:
     """Return an exception of this module for one of the library or the connection."""
     import aiosmtplib
 
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         refused = {
-            one.recipient: Reply(one.code, one.message) for one in error.recipients
+            one.recipient: MailReply(one.code, one.message) for one in error.recipients
         }
         # One that may be accepted later decides.
         reply = min(refused.values())
-        return Rejected("the mail server rejected all recipients", reply, refused)
+        return MailRejected("the mail server rejected all recipients", reply, refused)
     for kind, what in (
         (aiosmtplib.SMTPAuthenticationError, "the mail server rejected the login"),
         (aiosmtplib.SMTPSenderRefused, "the mail server rejected the sender"),
@@ -236,7 +239,7 @@ def _translate(error: Exception, *, undelivered: bool) -> NoResponse | Rejected:
         (aiosmtplib.SMTPResponseException, "the mail server rejected the connection"),
     ):
         if isinstance(error, kind):
-            return Rejected(what, Reply(error.code, error.message))
+            return MailRejected(what, MailReply(error.code, error.message))
     return NoResponse(_describe(error), undelivered=undelivered)
 
 

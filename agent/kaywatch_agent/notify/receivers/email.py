@@ -25,7 +25,7 @@ from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import EmailConfig
 from kaywatch_agent.notify.receivers.email_html import html_body
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, sent
-from kaywatch_agent.notify.smtp import MailServer, Rejected, Reply, deliver
+from kaywatch_agent.notify.smtp import MailRejected, MailReply, MailServer, deliver
 from kaywatch_agent.notify.truncation import truncate
 from kaywatch_agent.units import parse_duration
 
@@ -86,7 +86,7 @@ class Email:
                 recipients or self._config.to,
                 message_bytes(message),
             )
-        except Rejected as error:
+        except MailRejected as error:
             return judge(error.reply, _hide(str(error), password))
         return self._judge_partial(notification, message, recipients, refused)
 
@@ -95,7 +95,7 @@ class Email:
         notification: Notification,
         message: EmailMessage,
         recipients: Sequence[str],
-        refused: dict[str, Reply],
+        refused: dict[str, MailReply],
     ) -> DeliveryResult:
         """Return the result of a message that some recipients have received."""
         for recipient, reply in refused.items():
@@ -146,7 +146,7 @@ def message_bytes(message: EmailMessage) -> bytes:
     return message.as_bytes(policy=_HEADER_LINES)
 
 
-def judge(reply: Reply, error: str) -> DeliveryResult:
+def judge(reply: MailReply, error: str) -> DeliveryResult:
     """Return the result of a reply: 4xx is temporary, and 5xx is a rejection.
 
     After 421 the server accepts nothing for a moment (RFC 5321, section 3.8).
