@@ -21,12 +21,12 @@ RECEIVER = "--web.enable-remote-write-receiver"
 COUNTER, HISTOGRAM = "kaywatch_canary_total", "kaywatch_canary_seconds"
 
 
-def doctor(folder: Path, url: str, *lines: str) -> list[CheckResult]:
+def doctor(
+    folder: Path, url: str, *lines: str, kind: str = "remote_write"
+) -> list[CheckResult]:
     """Return the results for one server."""
     path = folder / "kaywatch.toml"
-    text = "\n".join(
-        ["[[export.remote_write]]", f'url = "{url}"', 'name = "it"', *lines]
-    )
+    text = "\n".join([f"[[export.{kind}]]", f'url = "{url}"', 'name = "it"', *lines])
     path.write_text(f"{text}\n")
     context = gather(Options(config=str(path), url="http://127.0.0.1:1"))
     assert context.config_error is None

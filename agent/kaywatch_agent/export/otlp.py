@@ -11,12 +11,10 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
 )
 
 from kaywatch_agent.errors import ConfigError
@@ -25,19 +23,16 @@ from kaywatch_agent.export.config import OtlpConfig
 from kaywatch_agent.export.metrics import ExportMetrics
 from kaywatch_agent.export.otlp_delta import Deltas
 from kaywatch_agent.export.otlp_exposition import OtlpExposition, OtlpFormat
+from kaywatch_agent.export.otlp_response import PROTOBUF, error_text, partial_success
 from kaywatch_agent.export.snapshot_export import SnapshotExport, metric_filter
 from kaywatch_agent.export.spool import Spool
 from kaywatch_agent.notify.http import HttpClient, NoResponse
 from kaywatch_agent.web.prometheus import families
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
-__all__ = ["Otlp", "OtlpReason", "OtlpTransfer"]
+__all__ = ["HEADERS", "Otlp", "OtlpReason", "OtlpTransfer"]
 
-_HEADERS: Final = {
-    "Content-Type": "application/x-protobuf",
-    "Content-Encoding": "gzip",
-}
-MAX_ERROR: Final = 200  # characters of a server's error message
+HEADERS: Final = {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
 
 
 class OtlpReason(StrEnum):
@@ -100,24 +95,24 @@ class OtlpTransfer:
             response = await self._http.post(
                 self._config.url,
                 gzip.compress(data, 1, mtime=0),
-                _HEADERS,
+                HEADERS,
                 options=request_options(self._config),
             )
         except (NoResponse, ConfigError) as error:
             raise Unavailable(str(error)) from None
         if response.status in _DROPS:
             self.dropped[_DROPS[response.status]] += number
-            self.message = response.text[:MAX_ERROR]
+            self.message = error_text(response)
         elif 200 <= response.status < 300:
-            partial = _partial(response.body)
+            partial = partial_success(response.body)
             rejected = min(partial.rejected_data_points, number)
             self.accepted += number - rejected
             if rejected:
                 self.dropped[OtlpReason.PARTIAL] += rejected
-                self.message = partial.error_message[:MAX_ERROR]
+                self.message = partial.error_message
         else:
             self.after = retry_after(response.headers)
-            raise Unavailable(f"HTTP {response.status}: {response.text[:MAX_ERROR]}")
+            raise Unavailable(f"HTTP {response.status}: {error_text(response)}")
 
 
 _DROPS: Final = {400: OtlpReason.REJECTED, 413: OtlpReason.TOO_LARGE}
@@ -185,14 +180,6 @@ class Otlp(SnapshotExport[OtlpConfig, OtlpTransfer]):
         for reason, number in transfer.dropped.items():
             self.metrics.dropped.labels(self.name, reason).add(number)
         self._reject({str(reason): n for reason, n in transfer.dropped.items()})
-
-
-def _partial(body: bytes) -> Any:
-    """Return what a server rejected; nothing, if its answer is not of OTLP."""
-    try:
-        return ExportMetricsServiceResponse.FromString(body).partial_success
-    except DecodeError:
-        return ExportMetricsServiceResponse().partial_success
 
 
 def _count_points(data: bytes) -> int:

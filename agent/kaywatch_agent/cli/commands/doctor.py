@@ -63,8 +63,8 @@ def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
     Check the agent, its configuration, socket, clients, clock, store, receivers,
     brokers, exports, service and host, and the environment of applications started
     here. With SECTION, run only the checks of these sections. Nothing is changed, and
-    receivers are connected to without being sent a message; exports are sent a canary,
-    which is read back. A running agent is not required.
+    receivers are connected to without being sent a message. Exports are sent a canary;
+    remote write reads it back. A running agent is not required.
 
     Some checks need the agent's user or root. Checks that are skipped are listed with
     the reason.

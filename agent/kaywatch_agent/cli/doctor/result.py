@@ -59,7 +59,7 @@ unchecked = partial(CheckResult, CheckStatus.UNCHECKED)
 
 
 def unreadable(
-    error: Exception,
+    error: Exception | str,
     fix: str = "create the file or set the variable that the key names",
 ) -> CheckResult:
     """Return a problem, unless only the user of this command cannot read a secret."""
