@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
-from tests.servers import require
+from tests.servers import find, require
 
 __all__ = ["OPTIONS", "Trap", "render_page", "run_browser", "trap"]
+
+# Chromium without a window around each page, which takes most of the time; else, with.
+SHELL = "chromium-headless-shell"
 
 OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -31,7 +34,7 @@ def run_browser() -> Iterator[Browser]:
     """Run Debian's chromium within the block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=require("chromium"), args=[*OPTIONS]
+            executable_path=_find_chromium(), args=[*OPTIONS]
         )
         yield browser
         browser.close()
@@ -44,7 +47,7 @@ def render_page(url: str, *options: str) -> str:
         url: the address to open.
         *options: of Chromium, such as a name's address.
     """
-    program = require("chromium")
+    program = _find_chromium()
     # It goes on writing there for a moment after its end.
     with tempfile.TemporaryDirectory(
         prefix="kw-", ignore_cleanup_errors=True
@@ -55,6 +58,10 @@ def render_page(url: str, *options: str) -> str:
             timeout=90,
         )
     return done.stdout.decode()
+
+
+def _find_chromium() -> str:
+    return find(SHELL) or require("chromium")
 
 
 class Trap:
