@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,6 +187,43 @@ def test_the_demo_ends_by_itself_with_equal_figures(installed: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "figures are equal" in done.stdout
     assert "DIFFERENT" not in done.stdout
+
+
+def test_the_demo_chooses_a_free_port_instead_of_port_0(installed: str) -> None:
+    done = run_briefly(installed, "127.0.0.1:0")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.match(r"http://127\.0\.0\.1:[1-9]\d+/ shows ", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("here", 2, "expected HOST:PORT"),
+        ("unix:/tmp/demo.sock", 2, "expected HOST:PORT"),
+        ("127.0.0.1:{port}", 1, "address already in use; choose another address"),
+        ("0.0.0.0:{port}", 1, "other hosts can reach 0.0.0.0"),
+        ("invalid.invalid:0", 1, "cannot listen on invalid.invalid"),
+    ],
+)
+def test_the_demo_says_why_it_cannot_use_an_address(
+    installed: str, address: str, code: int, message: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_briefly(installed, address.format(port=port))
+
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stderr
+
+
+def run_briefly(python: str, address: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, "-m", "kaywatch_agent", "demo", "--seconds", "1", "--http", address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 # Commands whose `--help` examples all work while `make demo` is running.

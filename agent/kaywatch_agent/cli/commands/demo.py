@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from kaywatch_agent.cli.commands import options
@@ -9,6 +11,14 @@ from kaywatch_agent.cli.demo.faults import FAULTS
 from kaywatch_agent.cli.help import epilog
 
 __all__ = ["demo"]
+
+
+def _check_address(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> str | None:
+    if value is None or re.fullmatch(r"[^/]+:\d{1,5}", value, re.ASCII):
+        return value
+    raise click.BadParameter(f'"{value}": expected HOST:PORT, such as 127.0.0.1:9500')
 
 
 @click.command(
@@ -37,7 +47,9 @@ __all__ = ["demo"]
     "--http",
     "listen",
     metavar="HOST:PORT",
-    help="The HTTP address of the agent.  [default: 127.0.0.1:9477, or a free port]",
+    callback=_check_address,
+    help="The HTTP address of the agent; port 0 chooses a free one."
+    "  [default: 127.0.0.1:9477, or a free port]",
 )
 @click.option(
     "--fault",

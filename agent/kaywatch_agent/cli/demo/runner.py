@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 
@@ -35,6 +36,7 @@ __all__ = ["run_demo"]
 READY_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 15.0
 REFRESH_SECONDS: Final = 5.0
+LOG: Final = "agent.log"
 
 # The rule fires within a minute, as Draft retries; the README's examples name both.
 CONFIG: Final = """\
@@ -63,8 +65,8 @@ def run_demo(
     Args:
         seconds: how long; None until Ctrl-C.
         processes: the number of processes of the application.
-        listen: the agent's HTTP address; None for the default, or a free port if it
-            is taken.
+        listen: the agent's HTTP address, with port 0 for a free port; None for the
+            default, or a free port if it is taken.
         fault: the name of a fault of the application; None for none.
 
     Returns:
@@ -83,7 +85,7 @@ def run_demo(
         tempfile.TemporaryDirectory(prefix="kw-") as folder,
         contextlib.ExitStack() as stack,
     ):
-        address = listen or _free_address()
+        address = _free_address(listen)
         url = f"http://{address}"
         port = stack.enter_context(_receiver())
         Path(folder, "kaywatch.toml").write_text(CONFIG.format(port=port))
@@ -104,24 +106,41 @@ def run_demo(
 # -- processes -----------------------------------------------------------------------
 
 
-def _free_address() -> str:
-    """Return the default address, or one with a free port if it is taken."""
-    for port in (9477, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return f"127.0.0.1:{probe.getsockname()[1]}"
-    raise StartError("no port is free on 127.0.0.1")
+def _free_address(listen: str | None) -> str:
+    """Return an address as it is, or with a free port instead of port 0.
+
+    None stands for the default address, or a free port if the default is taken.
+    """
+    host, _, text = (listen or "127.0.0.1:").rpartition(":")
+    if text not in ("", "0"):
+        # The agent reports whether it can listen there.
+        return f"{host}:{text}"
+    reason = ""
+    for port in (0,) if text else (9477, 0):
+        try:
+            family, *_, target = socket.getaddrinfo(host.strip("[]"), port)[0]
+            with socket.create_server(target, family=family) as probe:
+                return f"{host}:{probe.getsockname()[1]}"
+        except OSError as error:
+            reason = str(error)
+    raise StartError(f"cannot listen on {host}: {reason}")
 
 
 @contextlib.contextmanager
-def _process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a Python process; terminate it at the end of the block."""
+def _process(
+    *arguments: str, errors: IO[bytes] | None = None, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a Python process; terminate it at the end of the block.
+
+    Args:
+        arguments: the arguments of `python -m`.
+        errors: where it logs; None for the terminal.
+        environment: variables beyond those of this process.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         env={**os.environ, **environment},
-        # The agent logs there; the application's errors matter.
-        stderr=None if environment else subprocess.DEVNULL,
+        stderr=errors,
         # Ctrl-C must not reach the children: they are stopped in order.
         start_new_session=True,
     )
@@ -136,13 +155,17 @@ def _process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[b
             process.wait()
 
 
-def _agent(
-    folder: str, address: str
-) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    return _process(
+@contextlib.contextmanager
+def _agent(folder: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = (
         *("kaywatch_agent", "serve", "--store", ":memory:", "--http", address),
         *("--socket", f"{folder}/ingest.sock", "--config", f"{folder}/kaywatch.toml"),
     )
+    with (
+        Path(folder, LOG).open("wb") as log,
+        _process(*arguments, errors=log) as process,
+    ):
+        yield process
 
 
 def _worker(
@@ -189,7 +212,12 @@ def _wait_until_ready(url: str, folder: str, agent: subprocess.Popen[bytes]) -> 
             if fetch("/api/v1/clients", url=url)["socket"] == f"{folder}/ingest.sock":
                 return
         time.sleep(0.05)
-    raise StartError(f"cannot start an agent at {url}; is the port in use?")
+    reason = "it does not answer"
+    if agent.poll() is not None:
+        # The last line of the log is the error, without its program or "Error".
+        *_, last = ["it ended", *Path(folder, LOG).read_text().splitlines()]
+        reason = re.sub("^(kaywatch|Error): ", "", last)
+    raise StartError(f"cannot start an agent at {url}: {reason}")
 
 
 # -- while it runs -------------------------------------------------------------------
