@@ -103,7 +103,7 @@ def quantity(value: float | None, unit: str) -> str:
 
     Args:
         value: the value; None if it is unknown.
-        unit: ratio, percent, seconds, bytes, usd, tokens, per_second, or empty.
+        unit: ratio, percent, seconds, bytes, usd, tokens, runs, per_second, or empty.
     """
     if value is None or math.isnan(value):
         return "no data"
@@ -120,8 +120,8 @@ def quantity(value: float | None, unit: str) -> str:
             return size(value)
         case "usd":
             return money(value)
-        case "tokens":
-            return f"{_number(value)} tokens"
+        case "tokens" | "runs":
+            return f"{_number(value)} {unit.removesuffix('s') if value == 1 else unit}"
         case "per_second":
             return f"{_number(value)}/s"
     return _number(value)

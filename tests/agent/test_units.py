@@ -185,6 +185,8 @@ def test_a_percentage_is_close_and_never_rounded_to_none_or_all(share: float) ->
         (0.0042, "usd", "$0.0042"),
         (1234.5, "usd", "$1,234.50"),
         (12345.0, "tokens", "12,345 tokens"),
+        (100.0, "runs", "100 runs"),
+        (1.0, "runs", "1 run"),
         (0.5, "per_second", "0.5/s"),
         (7.0, "", "7"),
         (1234.56, "", "1,234.6"),

@@ -110,7 +110,7 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
         value: the metric's last value; None if unknown.
         threshold: what the value is compared with.
         clear: the value at which the condition is no longer met.
-        unit: of these: ratio, seconds, bytes, usd, tokens, per_second or empty.
+        unit: ratio, seconds, bytes, percent, usd, tokens, runs, per_second or empty.
         window_seconds: the length of the window of the value.
         executions: executions in the window.
         errors: how many of them failed.

@@ -54,7 +54,7 @@ class Metric(NamedTuple):
         compute: returns its values by group; None for a metric that buckets don't
             contain, see `live_values`.
         help: a description.
-        unit: ratio, seconds, bytes, percent, usd, tokens, per_second or empty.
+        unit: ratio, seconds, bytes, percent, usd, tokens, runs, per_second or empty.
         dimensions: the dimensions that `compute` needs.
         kinds: the kinds of its series.
         names: the custom metrics that it sums up; empty for others.
@@ -235,11 +235,13 @@ METRICS: Final[Mapping[str, Metric]] = {
     "dead_ends": _executions(
         None,
         "runs that ended after the node, at an action without an edge",
+        "runs",
         counts=True,
     ),
     "unreached_runs": _executions(
         None,
         "runs within a day of a graph that has never reached the node",
+        "runs",
         counts=True,
     ),
     "executions": _executions(

@@ -22,6 +22,8 @@ __all__ = ["next_step", "states_value", "threshold_sentence"]
 class _Sentences(NamedTuple):
     """The sentences on a metric; `{note}` and `{detail}` are the note of a breach.
 
+    `{value}` is the value with its unit, and `{count}` the value as a number.
+
     Attributes:
         problem: while the value is, or was lately, on the bad side.
         end: after it has resolved.
@@ -75,7 +77,7 @@ _SENTENCES: Final[Mapping[str, _Sentences]] = {
         "add an edge for the action, or return an action that has one",
     ),
     "unreached_runs": _Sentences(
-        "never executed, although its graph has run {value} times",
+        "never executed, although its graph has run {count} times",
         "a run has executed it",
         "check the edges and actions that lead to it, or remove the node",
     ),
@@ -162,6 +164,7 @@ def threshold_sentence(alert: Alert, rule: Rule, condition: Threshold) -> str:
     unit = metrics.find(condition.metric).unit
     return template.format(
         value=quantity(alert.value, unit),
+        count=quantity(alert.value, ""),
         beyond=_beyond(alert, condition, unit),
         executions=f"{alert.executions:,}",
         window=duration(rule.window),
@@ -179,7 +182,9 @@ def next_step(condition: Threshold) -> str:
 def states_value(condition: Threshold) -> bool:
     """Return whether the sentence on a threshold contains the value as a figure."""
     templates = _SENTENCES.get(condition.metric)
-    return templates is None or "{value}" in templates.problem
+    if templates is None:
+        return True
+    return "{value}" in templates.problem or "{count}" in templates.problem
 
 
 # -- inside --------------------------------------------------------------------------

@@ -17,6 +17,7 @@ const FORMATS: Record<string, (value: number | null) => string> = {
   bytes: formatBytes,
   per_second: formatRate,
   "executions per second": formatRate,
+  runs: (value) => suffixed(value, value === 1 ? " run" : " runs"),
   times: (value) => suffixed(value, "×"),
   "standard deviations": (value) => suffixed(value, " σ"),
 };
