@@ -6,6 +6,7 @@ file may appear later, and reports the defect on `/health`. A warning is about a
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ KEY_LENGTH: Final = 32  # of an integration key of PagerDuty
 
 # The secrets that are URLs.
 _URLS: Final = frozenset({"url", "webhook_url"})
+
+# Such as a receiver on this host for a first try.
+_HOST_ALONE: Final = re.compile(r"https?://[^/?#@]*/?")
 
 # The ends of known services' hosts, and the type of receiver for each.
 _HOSTS: Final = {
@@ -80,7 +84,7 @@ def find_warnings(receivers: Mapping[str, ReceiverConfig]) -> list[ConfigNote]:
     notes = []
     for config in receivers.values():
         for name, secret in config.secrets().items():
-            if not secret.source:
+            if not secret.source and _may_be_secret(name, secret.location):
                 fix = f"set {name}_file, with mode 0600, or {name}_credential"
                 text = f"{secret.key}: the configuration file contains a secret"
                 notes.append(ConfigNote(text, fix))
@@ -90,6 +94,11 @@ def find_warnings(receivers: Mapping[str, ReceiverConfig]) -> list[ConfigNote]:
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _may_be_secret(name: str, value: str) -> bool:
+    """Return whether a value is more than a URL of a host, without a path or a user."""
+    return name not in _URLS or not _HOST_ALONE.fullmatch(value)
 
 
 def _check_secret(

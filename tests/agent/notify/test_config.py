@@ -182,6 +182,22 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "is_secret"),
+    [
+        ("http://127.0.0.1:8088/", False),
+        ("http://localhost", False),
+        ("http://127.0.0.1:8088/hook", True),
+        ("http://host/?token=x", True),
+        ("http://user:password@host/", True),
+    ],
+)
+def test_the_url_of_a_host_alone_is_no_secret(url: str, is_secret: bool) -> None:
+    configs = parse({"ops": {"type": "webhook", "url": url}})
+
+    assert bool(find_warnings(configs)) is is_secret
+
+
+@pytest.mark.parametrize(
     ("table", "defect"),
     [
         ({"type": "slack", "webhook_url_file": "/no/file"}, "cannot read /no/file"),
