@@ -286,6 +286,8 @@ def check_client(environment: Path) -> None:
         assert refused.returncode == 1
         assert "pip install 'kaywatch[agent]'" in refused.stderr
         assert "Traceback" not in refused.stderr
+    shown = ran(command, "--version")
+    assert re.fullmatch(r"kaywatch, version \d\S+\n", shown.stdout), shown.stderr
     watched = ran(command, "run", "--", environment, "-c", "print(1)")
     assert (watched.returncode, watched.stdout, watched.stderr) == (0, "1\n", "")
 

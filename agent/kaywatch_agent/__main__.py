@@ -15,6 +15,12 @@ def main() -> None:
         from kaywatch import launch
 
         launch.main(sys.argv[2:])
+    if sys.argv[1:] == ["--version"]:
+        # As click prints it, which a client alone does not need.
+        from kaywatch._version import __version__
+
+        print(f"kaywatch, version {__version__}")
+        sys.exit()
     try:
         cli = importlib.import_module("kaywatch_agent.cli.main")
     except ModuleNotFoundError as error:
