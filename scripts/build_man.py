@@ -68,7 +68,8 @@ def _page(
     title = context.command_path.replace(" ", "-")
     # Of the version, and not of the day, so that a build can be reproduced.
     head = f'.TH "{title.upper()}" 1 "" "kaywatch {__version__}" "kaywatch"\n'
-    name = f".SH NAME\n{_text(title)} \\- {_text(command.get_short_help_str(200))}\n"
+    purpose = _text(command.get_short_help_str(200)).removesuffix(".")
+    name = f".SH NAME\n{_text(title)} \\- {purpose}\n"
     return head + name + (body or "".join(_sections(command, context))) + more
 
 
@@ -124,13 +125,15 @@ def _run_page() -> str:
     """Return the page of `kaywatch run`, whose parser is another."""
     with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
         launch.main(["--help"])
-    usage, about, *rest = out.getvalue().strip().split("\n\n")
+    parts = out.getvalue().strip().split("\n\n")
+    usage, about, options, notes, examples, codes = parts
     synopsis = usage.removeprefix("usage: kaywatch run ")
+    listed = options.removeprefix("options:\n")
     return (
         f".SH SYNOPSIS\n\\fBkaywatch run\\fR {_text(synopsis)}\n"
-        f".SH DESCRIPTION\n{_paragraphs(about)}"
-        ".SH OPTIONS\n.nf\n" + _text("\n\n".join(rest)) + "\n.fi\n"
-    )
+        f".SH DESCRIPTION\n{_paragraphs(about)}.PP\n{_paragraphs(notes)}"
+        f".SH OPTIONS\n.nf\n{_text(listed)}\n.fi\n"
+    ) + _epilog(f"{examples}\n\n{codes}", ".SH")
 
 
 def _paragraphs(text: str) -> str:

@@ -32,4 +32,6 @@ def test_groff_formats_the_pages_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     text = re.sub(r"\x1b\[[\d;]*m|.\x08", "", done.stdout)
     assert "kaywatch silence add node=Draft" in text
+    # As man-pages(7) has it: a phrase, by which `apropos` lists the page.
+    assert "kaywatch-serve - Run the agent until SIGTERM or SIGINT\n" in text
     assert "78 configuration error" in " ".join(text.split())
