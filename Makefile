@@ -23,6 +23,7 @@ TESTS ?= tests
 # npm in the folder of the page, of this machine or of a Python package.
 NPM = $(BIN)/python scripts/build_page.py npm
 MINUTES ?= 10
+VERSION = $(shell $(BIN)/python -c 'import kaywatch; print(kaywatch.__version__)')
 
 .PHONY: demo test test-long test-page test-python check format page docs dist release bench images long-run fuzz chaos chaos-mqtt servers clean
 
@@ -73,30 +74,42 @@ page: .venv/.dev
 	$(BIN)/python scripts/build_page.py
 
 release: .venv/.dev
-	@test -z "$$(git status --porcelain)" || { git status --short; \
-		echo "commit or remove these changes first" >&2; exit 1; }
-	@version=$$($(BIN)/python -c 'import kaywatch; print(kaywatch.__version__)'); \
-		grep -q "^## $$version - " CHANGELOG.md || \
-		{ echo "CHANGELOG.md: add a section for $$version with its date" >&2; exit 1; }
-	$(MAKE) check test dist
+	@changes=$$(git status --porcelain) || \
+		{ echo "release: this is not a clone of the repository" >&2; exit 1; }; \
+		test -z "$$changes" || { echo "$$changes"; \
+		echo "release: commit or remove these changes first" >&2; exit 1; }
+	@grep -q "^## $(VERSION) - " CHANGELOG.md || \
+		{ echo "release: add a section for $(VERSION) with its date to CHANGELOG.md" >&2; exit 1; }
+	@echo "== release 1 of 3: check the code, the web page and the docs"
+	@$(MAKE) --no-print-directory check
+	@echo "== release 2 of 3: run all tests, which takes longest"
+	@$(MAKE) --no-print-directory test
+	@echo "== release 3 of 3: build the files"
+	@$(MAKE) --no-print-directory dist
+	@echo "The files of kaywatch $(VERSION) are in dist/. Nothing was uploaded."
 
 dist: .venv/.dev
+	@echo "-- tools"
 	@$(BIN)/pip install --quiet --group release
-	rm -rf dist
-	$(BIN)/python scripts/build_man.py
-	$(BIN)/python -m build --outdir dist
-	$(BIN)/twine check --strict dist/*
-	$(BIN)/check-wheel-contents dist/*.whl
+	@rm -rf dist && mkdir -p build
+	@echo "-- man pages"
+	@$(BIN)/python scripts/build_man.py
+	@echo "-- sdist, and a wheel built from it"
+	@$(BIN)/python -m build --outdir dist > build/build.log 2>&1 || \
+		{ cat build/build.log >&2; exit 1; }; tail -n 1 build/build.log
+	@echo "-- metadata, contents and description"
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
 	@# Without the address of the project and of its authors, the best rating is 8.
-	$(BIN)/pyroma --min=8 dist/*.tar.gz
-	@# What an agent consists of: the wheel and its requirements, in an empty environment.
-	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
-	$(BIN)/pip --python build/sbom/bin/python install --quiet "$$(echo dist/*.whl)[agent]"
-	@version=$$($(BIN)/python -c 'import kaywatch; print(kaywatch.__version__)'); \
-		sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > build/pyproject.toml
-	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject build/pyproject.toml \
+	@$(BIN)/pyroma --min=8 dist/*.tar.gz
+	@echo "-- SBOM of the wheel with what an agent needs, in an empty environment"
+	@rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	@$(BIN)/pip --python build/sbom/bin/python install --quiet "$$(echo dist/*.whl)[agent]"
+	@sed 's/^dynamic = .*/version = "$(VERSION)"/' pyproject.toml > build/pyproject.toml
+	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject build/pyproject.toml \
 		--output-file dist/sbom.cdx.json build/sbom/bin/python
-	cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
+	@echo "-- checksums"
+	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
 docs: .venv/.dev
 	$(BIN)/python scripts/build_site.py
