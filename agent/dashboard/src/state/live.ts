@@ -48,6 +48,7 @@ export const streamWindow = computed(() =>
 // Without a byte for this long, the connection is dead: a keep-alive comes every 15 s.
 const SILENCE_MS = 20_000;
 const MAX_DELAY_MS = 5_000;
+const UPDATE_MS = 1_000;
 
 type Message =
   | { kind: "hello" }
@@ -57,15 +58,32 @@ type Message =
 
 /** Keeps the signals up to date until the page is closed. */
 export function startLive(): void {
-  // An update advances the clock as well, so that a live page is drawn once a second.
+  // An update advances the clock as well: a live page is drawn once a second, even if an
+  // update is a little late.
   setInterval(() => {
-    if (localNow() - localTime.value > 0.9) localTime.value = localNow();
+    const now = localNow();
+    const isLive = now - arrival.value < 1.5;
+    if (!isLive && now - localTime.value > 0.9) localTime.value = now;
   }, 500);
   effect(() => {
     const stop = new AbortController();
     new Stream(streamWindow.value, stop.signal).start();
     return () => stop.abort();
   });
+}
+
+/** Resolves with the next update; after a second if there is none, or `stop` aborts. */
+export function nextUpdate(stop: AbortSignal): Promise<void> {
+  const shown = live.peek();
+  const waiting = new AbortController();
+  return new Promise<void>((resolve) => {
+    const dispose = effect(() => {
+      if (live.value !== shown) resolve();
+    });
+    waiting.signal.addEventListener("abort", dispose);
+    const either = AbortSignal.any([stop, waiting.signal]);
+    void pause(UPDATE_MS, either).then(resolve);
+  }).finally(() => waiting.abort());
 }
 
 /** The events of one window, read or received. */

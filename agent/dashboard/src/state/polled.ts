@@ -1,6 +1,7 @@
 // Values that are requested, at once and then every few seconds.
 import { useEffect, useState } from "preact/hooks";
 import { request } from "../api/client";
+import { nextUpdate } from "./live";
 
 export interface Polled<T> {
   /** The key that `value` was loaded for. */
@@ -51,6 +52,8 @@ export function usePolled<T>(
       if (!document.hidden || !isLoaded) {
         try {
           const value = await load(stop.signal);
+          // A frame of its own would lay out and paint a large table once more.
+          if (isLoaded) await nextUpdate(stop.signal);
           if (stop.signal.aborted) return;
           isLoaded = true;
           setPolled({ key, value, error: null });
