@@ -45,12 +45,21 @@ export function RuleDetail({ name }: { name: string }) {
   );
 }
 
-const LEVELS: Record<Group["status"], Level> = {
-  breach: "bad",
-  band: "warning",
-  clear: "good",
-  unknown: "quiet",
-};
+const STATUSES: Record<Group["status"], { level: Level; text: string; title: string }> =
+  {
+    breach: {
+      level: "bad",
+      text: "condition met",
+      title: "The threshold is breached.",
+    },
+    band: {
+      level: "warning",
+      text: "not yet clear",
+      title: "Between the threshold and the value at which the alert resolves.",
+    },
+    clear: { level: "good", text: "clear", title: "The condition is not met." },
+    unknown: { level: "quiet", text: "too little data", title: "Nothing to compare." },
+  };
 
 function groupColumns(unit: string): Column<Group>[] {
   return [
@@ -58,7 +67,10 @@ function groupColumns(unit: string): Column<Group>[] {
     {
       key: "status",
       label: "Status",
-      cell: (row) => <Badge level={LEVELS[row.status]}>{row.status}</Badge>,
+      cell: ({ status }) => (
+        <Badge level={STATUSES[status].level}>{STATUSES[status].text}</Badge>
+      ),
+      title: ({ status }) => STATUSES[status].title,
     },
     {
       key: "value",

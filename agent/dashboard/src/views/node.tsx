@@ -14,6 +14,7 @@ import {
   formatCount,
   formatDuration,
   formatMoney,
+  formatPlural,
   formatRate,
   formatShare,
   windowSeconds,
@@ -84,8 +85,12 @@ function Summary({ stats, calls }: { stats: NodeStats; calls: ModelCalls | null 
   const hidden = suppressed + fallback;
   return (
     <dl class="figures">
-      <Figure label={`Executions, ${route.value.window}`} exact={exact(n)}>
-        {formatRate(n / windowSeconds(route.value.window))}
+      <Figure
+        label={`Executions, ${route.value.window}`}
+        exact={`${formatPlural(n, "execution")}; each is one attempt or more`}
+        note={formatRate(n / windowSeconds(route.value.window))}
+      >
+        {formatCount(n)}
       </Figure>
       <Figure
         label="Success"
@@ -105,7 +110,7 @@ function Summary({ stats, calls }: { stats: NodeStats; calls: ModelCalls | null 
       </Figure>
       <Figure
         label="Retries"
-        exact={exact(stats.total_retries)}
+        exact={`${formatPlural(stats.total_retries, "attempt")} after the first of an execution`}
         note={`${formatShare(stats.retry_rate)} of attempts`}
       >
         {formatCount(stats.total_retries)}
