@@ -71,7 +71,8 @@ def build_site() -> int:
 def stage(root: Path, copies: Path) -> None:
     """Copy the pages, and the files that they link to, with links to the copies."""
     shutil.rmtree(copies, ignore_errors=True)
-    waiting = [root / "README.md", *(root / "docs").rglob("*.md")]
+    docs = root / "docs"
+    waiting = [root / "README.md", *docs.rglob("*.md"), *docs.glob("*.css")]
     staged = set[Path]()
     while waiting:
         source = waiting.pop()

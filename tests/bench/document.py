@@ -69,8 +69,8 @@ def render_highlights(document: dict[str, Any]) -> str:
     lines = [HIGHLIGHTS_HEADER, "|---|---|---|"]
     for what, label in HIGHLIGHTS.items():
         row = rows[what]
-        peers = ", ".join(
-            f"{peer['who']} {format_number(peer['median'])} {row['unit']}"
+        peers = "; ".join(
+            f"{peer['who']}: {format_number(peer['median'])} {row['unit']}"
             for peer in row["peers"]
             if peer["who"] in HIGHLIGHT_PEERS and peer["median"] is not None
         )
