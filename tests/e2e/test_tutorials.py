@@ -67,7 +67,7 @@ def agent(installed: str) -> Iterator[Agent]:
 INSTALL = (
     "python3 -m venv .venv",
     ". .venv/bin/activate",
-    "pip install 'kaywatch[agent]' pocketflow",
+    "pip install '../kaywatch[agent]' pocketflow",
 )
 
 
