@@ -18,6 +18,7 @@ __all__ = ["Field", "message_types", "varint"]
 _Proto: Final = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final[Mapping[str, int]] = {
     "bool": _Proto.TYPE_BOOL,
+    "bytes": _Proto.TYPE_BYTES,
     "double": _Proto.TYPE_DOUBLE,
     "int32": _Proto.TYPE_INT32,
     "int64": _Proto.TYPE_INT64,

@@ -1,17 +1,21 @@
 """Measure the agent's CPU of one snapshot of 10,000 series, for each kind of export.
 
 A snapshot is encoded, written to disk, and sent to a server in another process, which
-reads and answers each request at once.
+reads and answers each request at once. Every node has an execution more than in the
+snapshot before. The longest pause of the event loop is measured at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +35,7 @@ from kaywatch_agent.web.server import WebServer
 
 SNAPSHOTS = 3  # of which the first is not measured: it fills the caches
 INTERVAL = 15.0  # seconds, the default
+TICK = 0.001  # seconds
 
 SERVER = """
 import asyncio
@@ -67,8 +72,9 @@ class Export:
         self.folder = folder
         self.now = 0.0
 
-    async def run(self, web: WebServer) -> float:
-        """Return the CPU seconds of a snapshot."""
+    async def run(self, source: Synthetic) -> Measurements:
+        """Return the CPU of a snapshot, and the longest pause, in milliseconds."""
+        web = WebServer(source, MetricsRegistry(), "bench")
         http = HttpClient()
         self.now = time.time()
         (target,) = self.config.targets
@@ -82,26 +88,55 @@ class Export:
             metrics=OtlpMetrics() if is_otlp else RemoteWriteMetrics(),
             clock=lambda: self.now,
         )
-        started = 0.0
+        cpu, pauses = [], []
         try:
-            for number in range(SNAPSHOTS):
-                if number == 1:
-                    started = time.process_time()
+            for _ in range(SNAPSHOTS):
                 self.now += INTERVAL
-                await export.take()
-                await export.send_all()
+                source.grow()
+                started = time.process_time()
+                async with watch_pauses() as longest:
+                    await export.take()
+                    await export.send_all()
+                cpu.append(time.process_time() - started)
+                pauses.append(longest())
         finally:
             await http.aclose()
         assert export.problem == "", export.problem
-        return (time.process_time() - started) / (SNAPSHOTS - 1)
+        return {
+            "cpu": statistics.mean(cpu[1:]) * 1e3,
+            "pause": max(pauses[1:]) * 1e3,
+        }
+
+
+@contextlib.asynccontextmanager
+async def watch_pauses() -> AsyncIterator[Callable[[], float]]:
+    """Measure how long the event loop does nothing else; yield what returns it.
+
+    It is measured by the CPU of this process, so that others do not count.
+    """
+    pauses = [0.0]
+
+    async def watch() -> None:
+        while True:
+            started = time.process_time()
+            await asyncio.sleep(TICK)
+            pauses.append(time.process_time() - started)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield lambda: max(pauses)
+    finally:
+        task.cancel()
 
 
 def measure_export(kind: str, line: str, url: str, series: int) -> Measurements:
-    """Return the CPU of a snapshot, in milliseconds."""
-    web = WebServer(Synthetic(series), MetricsRegistry(), "bench")
+    """Return the CPU of a snapshot and the longest pause, in milliseconds."""
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         export = Export(kind, line, url, Path(folder))
-        return {"cpu": asyncio.run(export.run(web)) * 1e3}
+        source = Synthetic(series)
+        gc.collect()
+        gc.freeze()  # as an agent does at its start
+        return asyncio.run(export.run(source))
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -127,4 +162,7 @@ def measure(effort: Effort) -> list[Row]:
         note = f"{share:.1%} of a core at {INTERVAL:.0f} s"
         name = f"CPU of a snapshot, {what}, {series:,} series"
         rows.append(Row(name, "ms", summarize(OURS, took, note)))
+        pauses = [each["pause"] for each in rounds]
+        name = f"longest pause of the event loop, {what}, {series:,} series"
+        rows.append(Row(name, "ms", summarize(OURS, pauses)))
     return rows

@@ -25,6 +25,7 @@ from tests.bench.receivers import scraping
 from tests.bench.report import OURS, Figure, Promise, Row, summarize
 from tests.bench.rounds import Effort, Measurements, interleave, next_line, run_python
 
+from kaywatch_agent.aggregate.bucket import merge
 from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.aggregate.history import ClosedBucket, History
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
@@ -162,6 +163,13 @@ class Synthetic:
             Client(f"{n:032x}", f"service-{n % 5}", pid=n, events=n, recorded=n)
             for n in range(1, CLIENTS + 1)
         ]
+
+    def grow(self) -> None:
+        """Add an execution to every node."""
+        series = len(self._view.registry.keys)
+        more = many.make_bucket(series, 1, self.now)
+        totals = merge([self._view.durable_totals, more])
+        self._view = self._view._replace(durable_totals=totals)
 
     def view(self) -> View:
         return self._view

@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.native_histogram import BucketSpans, NativeHistogram
 from kaywatch_agent.export.client import QueryFailed, RemoteWriteClient, Unavailable
@@ -20,6 +20,7 @@ from kaywatch_agent.export.encoding import (
     STALE,
     encode_histogram,
     encode_labels,
+    encode_request,
     encode_sample,
     messages,
 )
@@ -85,10 +86,10 @@ class _Canary:
     async def run(self, seconds: float) -> CanaryResult:
         try:
             counter, *histogram = self._series()
-            response = await self._client.post([counter, *histogram])
+            response = await self._client.post(encode_request([counter, *histogram]))
             native_refused = NATIVE_DISABLED in response.text.lower()
             if native_refused:
-                response = await self._client.post([counter])
+                response = await self._client.post(encode_request([counter]))
         except Unavailable as error:
             return CanaryResult(refused=str(error))
         if not 200 <= response.status < 300:
@@ -123,9 +124,9 @@ class _Canary:
         ]
         # Otherwise they end five minutes later.
         with contextlib.suppress(Unavailable):
-            await self._client.post(map(messages.TimeSeries.FromString, ended))
+            await self._client.post(encode_request(ended))
 
-    def _series(self) -> list[Any]:
+    def _series(self) -> list[bytes]:
         """Return the counter, and then the series of the histogram."""
         encoded = [self._sample(COUNTER)]
         if self._config.histograms == "classic":
@@ -138,13 +139,14 @@ class _Canary:
         else:
             labels = encode_labels(HISTOGRAM, (), self._labels)
             encoded.append(encode_histogram(labels, _ONE, 1, _VALUE, self._time))
-        return list(map(messages.TimeSeries.FromString, encoded))
+        return encoded
 
     def _sample(self, name: str, labels: Mapping[str, str] = {}) -> bytes:
         encoded = encode_labels(name, labels.items(), self._labels)
         return encode_sample(encoded, _VALUE, self._time)
 
 
-def _labels_of(series: Any) -> bytes:
-    labels: bytes = messages.TimeSeries(labels=series.labels).SerializeToString()
+def _labels_of(series: bytes) -> bytes:
+    parsed = messages.TimeSeries.FromString(series)
+    labels: bytes = messages.TimeSeries(labels=parsed.labels).SerializeToString()
     return labels

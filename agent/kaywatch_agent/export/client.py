@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 from urllib.parse import urlencode
 
 import cramjam
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.export.config import RemoteWriteConfig, TargetConfig
-from kaywatch_agent.export.encoding import messages
 from kaywatch_agent.notify.http import HttpClient, NoResponse, Response, redact_url
 from kaywatch_agent.notify.request_options import RequestOptions
 
@@ -47,14 +46,13 @@ class RemoteWriteClient:
         self._config = config
         self._http = http
 
-    async def post(self, series: Iterable[Any]) -> Response:
-        """Send series; return the response, whatever its status.
+    async def post(self, request: bytes) -> Response:
+        """Send an encoded request; return the response, whatever its status.
 
         Raises:
             Unavailable: there was no response, or the credentials cannot be read.
         """
-        request = messages.WriteRequest(timeseries=series)
-        body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+        body = bytes(cramjam.snappy.compress_raw(request))
         try:
             return await self._http.post(
                 self._config.url, body, _HEADERS, options=request_options(self._config)

@@ -7,7 +7,7 @@ Prometheus for native histograms.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,11 +20,19 @@ __all__ = [
     "STALE",
     "encode_exemplar",
     "encode_histogram",
+    "encode_label",
     "encode_labels",
+    "encode_request",
     "encode_sample",
+    "encoded_series",
     "is_end",
+    "exported_name",
     "key_of",
+    "may_have_native",
+    "merge_labels",
     "messages",
+    "pack_value",
+    "sample_around",
     "write_requests",
 ]
 
@@ -58,14 +66,22 @@ messages: Final = message_types(
             Field("histograms", "Histogram", 4, repeated=True),
         ),
         "WriteRequest": (Field("timeseries", "TimeSeries", 1, repeated=True),),
+        # The same, with encoded series.
+        "EncodedRequest": (Field("timeseries", "bytes", 1, repeated=True),),
     },
 )
 
 # Precedes the length of each series in a request: field 1, delimited.
 _SERIES: Final = bytes([1 << 3 | 2])
 _PLACEHOLDER: Final = 1.0
-_pack: Final = struct.Struct("<d").pack
-_encode_length: Final = lru_cache(maxsize=4_096)(varint)
+pack_value: Final = struct.Struct("<d").pack
+# The tag and the length of a series, by its length.
+_HEADS: Final = [_SERIES + varint(length) for length in range(4_096)]
+_HISTOGRAM: Final = bytes([4 << 3 | 2])  # a field of a series
+_POSITIVE_SPAN: Final = bytes([11 << 3 | 2])  # fields of a histogram
+_NEGATIVE_SPAN: Final = bytes([8 << 3 | 2])
+# The field zero_threshold, which every native histogram has.
+_NATIVE: Final = bytes([5 << 3 | 1]) + pack_value(ZERO_THRESHOLD)
 
 # As Prometheus's own `max_samples_per_send`.
 SERIES_PER_REQUEST: Final = 2_000
@@ -77,14 +93,33 @@ SERIES_PER_REQUEST: Final = 2_000
 def write_requests(series: list[bytes]) -> Iterator[bytes]:
     """Yield requests with encoded series, a limited number in each."""
     for start in range(0, len(series), SERIES_PER_REQUEST):
-        part = series[start : start + SERIES_PER_REQUEST]
-        yield b"".join(_SERIES + _encode_length(len(each)) + each for each in part)
+        yield encode_request(series[start : start + SERIES_PER_REQUEST])
+
+
+def encode_request(series: Iterable[bytes]) -> bytes:
+    """Return a request with encoded series."""
+    return b"".join([part for each in series for part in (_head(len(each)), each)])
+
+
+def encoded_series(request: bytes) -> Sequence[bytes]:
+    """Return the encoded series of a request.
+
+    Raises:
+        DecodeError: it is no request.
+    """
+    series: Sequence[bytes] = messages.EncodedRequest.FromString(request).timeseries
+    return series
+
+
+def may_have_native(request: bytes) -> bool:
+    """Return whether a request may have native histograms; False if it has none."""
+    return _NATIVE in request
 
 
 def is_end(series: Any) -> bool:
     """Return whether a series has no sample but the one that ends it."""
     samples = series.samples
-    return len(samples) == 1 and _pack(samples[0].value) == _pack(STALE)
+    return len(samples) == 1 and pack_value(samples[0].value) == pack_value(STALE)
 
 
 def key_of(labels: bytes) -> int:
@@ -103,18 +138,27 @@ def encode_labels(
         more: labels of all series; a label of the metric with the same name is called
             `exported_...`, as in a scrape by Prometheus.
     """
-    pairs = {
-        f"exported_{label}" if label in more else label: value
-        for label, value in labels
-        if value
-    }
+    pairs = {**merge_labels(labels, more), "__name__": name}
+    return b"".join(map(encode_label, sorted(pairs.items())))
+
+
+def merge_labels(
+    labels: Iterable[tuple[str, str]], more: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the labels of a series without its name; see `encode_labels`."""
+    pairs = {exported_name(label, more): value for label, value in labels if value}
     pairs.update(more)
-    pairs["__name__"] = name
-    return b"".join(map(_encode_label, sorted(pairs.items())))
+    return pairs
+
+
+def exported_name(label: str, more: Mapping[str, str]) -> str:
+    """Return the name of a metric's label, if all series have `more`."""
+    return f"exported_{label}" if label in more else label
 
 
 @lru_cache(maxsize=100_000)
-def _encode_label(pair: tuple[str, str]) -> bytes:
+def encode_label(pair: tuple[str, str]) -> bytes:
+    """Return a label, encoded as a series without anything else."""
     series = messages.TimeSeries()
     series.labels.add(name=pair[0], value=pair[1])
     encoded: bytes = series.SerializeToString()
@@ -129,20 +173,20 @@ def encode_sample(labels: bytes, value: float, time: int) -> bytes:
         value: any number.
         time: Unix milliseconds.
     """
-    before, after = _sample_around(time)
-    return labels + before + _pack(value) + after
+    before, after = sample_around(time)
+    return labels + before + pack_value(value) + after
 
 
 @lru_cache(maxsize=4_096)
-def _sample_around(time: int) -> tuple[bytes, bytes]:
-    """Return what precedes and follows the value of an encoded sample.
+def sample_around(time: int) -> tuple[bytes, bytes]:
+    """Return what precedes and follows the packed value of a sample in its series.
 
     A double takes eight bytes whatever its value; encoding each on its own takes four
     times as long.
     """
     series = messages.TimeSeries()
     series.samples.add(value=_PLACEHOLDER, timestamp=time)
-    before, _, after = series.SerializeToString().partition(_pack(_PLACEHOLDER))
+    before, _, after = series.SerializeToString().partition(pack_value(_PLACEHOLDER))
     return before, after
 
 
@@ -170,8 +214,7 @@ def encode_histogram(
         total: the sum of the values.
         time: Unix milliseconds.
     """
-    series = messages.TimeSeries()
-    histogram = series.histograms.add(
+    histogram: bytes = messages.Histogram(
         count_int=count,
         sum=total,
         schema=native.schema,
@@ -180,12 +223,24 @@ def encode_histogram(
         timestamp=time,
         negative_deltas=native.negative.deltas,
         positive_deltas=native.positive.deltas,
-    )
-    for field, part in (
-        (histogram.negative_spans, native.negative),
-        (histogram.positive_spans, native.positive),
+    ).SerializeToString()
+    # Parts of a message may be joined. A message for each span would take longer.
+    for tag, part in (
+        (_NEGATIVE_SPAN, native.negative),
+        (_POSITIVE_SPAN, native.positive),
     ):
-        for offset, length in zip(part.offsets, part.lengths, strict=True):
-            field.add(offset=offset, length=length)
-    encoded: bytes = labels + series.SerializeToString()
-    return encoded
+        spans = map(_encode_span, part.offsets, part.lengths)
+        histogram += b"".join([tag + span for span in spans])
+    return labels + _HISTOGRAM + varint(len(histogram)) + histogram
+
+
+@lru_cache(maxsize=10_000)
+def _encode_span(offset: int, length: int) -> bytes:
+    """Return a span of buckets, after its length."""
+    span: bytes = messages.BucketSpan(offset=offset, length=length).SerializeToString()
+    return varint(len(span)) + span
+
+
+def _head(length: int) -> bytes:
+    """Return what precedes a series of a length in a request."""
+    return _HEADS[length] if length < len(_HEADS) else _SERIES + varint(length)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,8 +23,11 @@ from kaywatch_agent.export.encoding import (
     encode_labels,
     encode_sample,
     key_of,
+    pack_value,
+    sample_around,
     write_requests,
 )
+from kaywatch_agent.export.group_labels import GroupLabels
 from kaywatch_agent.model.series import Labels
 from kaywatch_agent.web.prometheus.exposition import (
     CLASSIC_EXPONENTS,
@@ -106,8 +111,10 @@ class RemoteWriteExposition:
         self.keys: set[int] = set()
         self.is_sent = is_sent
         self.histograms = histograms
-        self._labels = labels
+        self.labels = labels
         self._previous = previous
+        self._known = set() if previous is None else previous.keys
+        self._before, self._after = sample_around(time)
         self._births: list[bytes] = []
         self._values: list[bytes] = []
 
@@ -122,12 +129,11 @@ class RemoteWriteExposition:
         created = family.created if family.type == "counter" else None
         for key, value in family.values.items():
             labels = zip(family.labels, key, strict=True)
-            self.add(family.name, labels, value, created)
+            self.add(encode_labels(family.name, labels, self.labels), value, created)
 
     def add(
         self,
-        name: str,
-        labels: Iterable[tuple[str, str]],
+        labels: bytes,
         value: Value,
         created: float | None,
         exemplar: Exemplar | None = None,
@@ -135,25 +141,35 @@ class RemoteWriteExposition:
         """Add a sample of a counter or gauge; a counter was created at a time."""
         if value is None or not math.isfinite(value):
             return
-        encoded, birth = self._begin(name, labels, created)
-        if birth is not None and value:
-            self._births.append(encode_sample(encoded, 0.0, birth))
-        sample = encode_sample(encoded, value, self.time)
-        self._values.append(sample + self._exemplar(exemplar))
+        key = key_of(labels)
+        self.keys.add(key)
+        if created is not None and key not in self._known and value:
+            birth = self._birth(created)
+            if birth is not None:
+                self._births.append(encode_sample(labels, 0.0, birth))
+        sample = labels + self._before + pack_value(value) + self._after
+        if exemplar is not None:
+            sample += self._exemplar(exemplar)
+        self._values.append(sample)
 
     def add_histogram(
-        self, name: str, labels: Labels, created: float, native: NativeHistogram,
+        self, labels: bytes, created: float, native: NativeHistogram,
         count: int, total: float, exemplar: Exemplar | None,
     ) -> None:  # fmt: skip
         """Add a native histogram."""
         if not math.isfinite(total):
             return
-        encoded, birth = self._begin(name, labels, created)
-        if birth is not None and count:
-            empty = encode_histogram(encoded, EMPTY_HISTOGRAM, 0, 0.0, birth)
-            self._births.append(empty)
-        sample = encode_histogram(encoded, native, count, total, self.time)
-        self._values.append(sample + self._exemplar(exemplar))
+        key = key_of(labels)
+        self.keys.add(key)
+        if key not in self._known and count:
+            birth = self._birth(created)
+            if birth is not None:
+                empty = encode_histogram(labels, EMPTY_HISTOGRAM, 0, 0.0, birth)
+                self._births.append(empty)
+        sample = encode_histogram(labels, native, count, total, self.time)
+        if exemplar is not None:
+            sample += self._exemplar(exemplar)
+        self._values.append(sample)
 
     def births(self) -> list[bytes]:
         """Return the requests with the zeros of new counters.
@@ -170,30 +186,21 @@ class RemoteWriteExposition:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _begin(
-        self, name: str, labels: Iterable[tuple[str, str]], created: float | None
-    ) -> tuple[bytes, int | None]:
-        """Return the labels of a series, and when it was zero if that is to be sent."""
-        encoded = encode_labels(name, labels, self._labels)
-        key = key_of(encoded)
-        self.keys.add(key)
+    def _birth(self, created: float) -> int | None:
+        """Return when a new series was zero; None if that is not to be sent."""
         previous = self._previous
-        if created is None or (previous is not None and key in previous.keys):
-            return encoded, None
         born = int(created * 1000)
         if previous is not None:
             if born <= previous.time and not previous.has_same_format:
-                return encoded, None
+                return None
             # It was not there, so it was zero; it may have ended then.
             born = max(born, previous.time + 1, self.time - MAX_BIRTH_AGE)
         elif born < self.time - MAX_BIRTH_AGE:
-            return encoded, None
-        return encoded, min(born, self.time - 1)
+            return None
+        return min(born, self.time - 1)
 
-    def _exemplar(self, exemplar: Exemplar | None) -> bytes:
+    def _exemplar(self, exemplar: Exemplar) -> bytes:
         """Return an encoded exemplar, if it may be new since the previous snapshot."""
-        if exemplar is None:
-            return b""
         since = 0 if self._previous is None else self._previous.time - EXEMPLAR_DELAY
         return encode_exemplar(exemplar) if exemplar.time * 1000 > since else b""
 
@@ -218,21 +225,17 @@ class RemoteWriteGroups:
     def __init__(self, exposition: RemoteWriteExposition, table: SeriesTable) -> None:
         self._exposition = exposition
         self._table = table
+        self._labels = GroupLabels(table.labels, exposition.labels)
 
     def counter(self, name: str, help: str, values: Iterable[Value]) -> None:  # noqa: ARG002
         """Write a counter with one value per group."""
-        add, table = self._exposition.add, self._table
         if self._exposition.is_sent(name):
-            for labels, created, value in zip(
-                table.labels, table.created, values, strict=True
-            ):
-                add(name, labels, value, created)
+            self._add_all(self._labels.all(name), values, self._table.created)
 
     def gauge(self, name: str, help: str, values: Iterable[Value]) -> None:  # noqa: ARG002
         """Write a gauge with one value per group."""
         if self._exposition.is_sent(name):
-            for labels, value in zip(self._table.labels, values, strict=True):
-                self._exposition.add(name, labels, value, None)
+            self._add_all(self._labels.all(name), values, repeat(None))
 
     def split(
         self,
@@ -242,13 +245,10 @@ class RemoteWriteGroups:
         columns: Mapping[str, Iterable[Value]],
     ) -> None:
         """Write a counter with a column for each value of `label`."""
-        if not self._exposition.is_sent(name):
-            return
-        for column, values in columns.items():
-            for labels, created, value in zip(
-                self._table.labels, self._table.created, values, strict=True
-            ):
-                self._exposition.add(name, (*labels, (label, column)), value, created)
+        if self._exposition.is_sent(name):
+            for column, values in columns.items():
+                labels = self._labels.all(name, ((label, column),))
+                self._add_all(labels, values, self._table.created)
 
     def counted(
         self,
@@ -260,12 +260,12 @@ class RemoteWriteGroups:
         """Write a counter of a dimension; `label` returns the labels of a number."""
         if not self._exposition.is_sent(name):
             return
-        labels, created = self._table.labels, self._table.created
+        created = self._table.created
         exemplars = self._table.error_exemplars if dimension is Dimension.ERROR else {}
+        encode = cache(lambda number: self._labels.of(name, label(number)))
         for group, number, count in self._table.stats.counted(dimension):
             self._exposition.add(
-                name,
-                (*labels[group], *label(number)),
+                encode(number)(group),
                 count,
                 created[group],
                 exemplars.get((group, number)),
@@ -283,7 +283,7 @@ class RemoteWriteGroups:
         limit = self._exposition.histograms.max_buckets
         for group, (labels, created, native, count, total) in enumerate(
             zip(
-                self._table.labels,
+                self._labels.all(name),
                 self._table.created,
                 native_histograms(stats, limit),
                 stats.executions.tolist(),
@@ -293,7 +293,7 @@ class RemoteWriteGroups:
         ):
             exemplar = self._table.exemplars.get(group)
             self._exposition.add_histogram(
-                name, labels, created, native, count, total, exemplar
+                labels, created, native, count, total, exemplar
             )
 
     def summary(self, name: str, help: str) -> None:
@@ -305,43 +305,48 @@ class RemoteWriteGroups:
 
     # -- inside ------------------------------------------------------------------------
 
+    def _add_all(
+        self,
+        labels: Iterable[bytes],
+        values: Iterable[Value],
+        created: Iterable[float | None],
+    ) -> None:
+        """Add a sample of each group."""
+        add = self._exposition.add
+        for encoded, value, since in zip(labels, values, created, strict=False):
+            add(encoded, value, since)
+
     def _count_and_sum(self, name: str) -> None:
-        stats, table = self._table.stats, self._table
-        for labels, created, count, total, least in zip(
-            table.labels,
-            table.created,
-            stats.executions.tolist(),
-            stats.total.tolist(),
-            stats.leasts(),
-            strict=True,
-        ):
-            if math.isfinite(total):
-                self._exposition.add(f"{name}_count", labels, count, created)
-                # A sum of values that may be negative is no counter.
-                if (least or 0) >= 0:
-                    self._exposition.add(f"{name}_sum", labels, total, created)
+        stats, created = self._table.stats, self._table.created
+        finite = np.isfinite(stats.total)
+        # A sum of values that may be negative is no counter.
+        positive = np.array([(least or 0) >= 0 for least in stats.leasts()], bool)
+        counts = np.where(finite, stats.executions, np.nan)
+        sums = np.where(finite & positive, stats.total, np.nan)
+        for part, values in (("count", counts), ("sum", sums)):
+            labels = self._labels.all(f"{name}_{part}")
+            self._add_all(labels, values.tolist(), created)
 
     def _classic_buckets(self, name: str) -> None:
         stats, table = self._table.stats, self._table
         bounds = [*(repr(2.0**exponent) for exponent in CLASSIC_EXPONENTS), "+Inf"]
-        below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS)).tolist()
-        for group, (labels, created, counts, count, total) in enumerate(
-            zip(
-                table.labels,
-                table.created,
-                below,
-                stats.executions.tolist(),
-                stats.total.tolist(),
-                strict=True,
-            )
-        ):
-            if not math.isfinite(total):
-                continue
-            exemplar = table.exemplars.get(group)
-            place = None if exemplar is None else classic_bucket(exemplar.value)
-            for number, (bound, below_it) in enumerate(
-                zip(bounds, (*counts, count), strict=True)
+        below = stats.counts_at_most(np.exp2(CLASSIC_EXPONENTS))
+        counts = np.column_stack([below, stats.executions]).astype(float)
+        counts[~np.isfinite(stats.total)] = np.nan
+        places = {
+            group: classic_bucket(exemplar.value)
+            for group, exemplar in table.exemplars.items()
+        }
+        add = self._exposition.add
+        for number, bound in enumerate(bounds):
+            labels = self._labels.all(f"{name}_bucket", (("le", bound),))
+            shown = {
+                group: table.exemplars[group]
+                for group, place in places.items()
+                if place == number
+            }
+            values = counts[:, number].tolist()
+            for group, (encoded, value, created) in enumerate(
+                zip(labels, values, table.created, strict=True)
             ):
-                key = (*labels, ("le", bound))
-                shown = exemplar if number == place else None
-                self._exposition.add(f"{name}_bucket", key, below_it, created, shown)
+                add(encoded, value, created, shown.get(group))

@@ -8,7 +8,7 @@ kaywatch does not record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from kaywatch_agent.model.series import Labels
@@ -84,11 +84,9 @@ _TABLES: Final[Mapping[GenAiNames, tuple[Mapping[str, GenAiName], ...]]] = {
 _LABELS: Final = {"model": "gen_ai.request.model", "type": "error.type"}
 
 
-def gen_ai_names(names: GenAiNames, ours: str) -> Iterator[GenAiName]:
-    """Yield the names that the conventions have for one of our metrics."""
-    for table in _TABLES[names]:
-        if ours in table:
-            yield table[ours]
+def gen_ai_names(names: GenAiNames, ours: str) -> list[GenAiName]:
+    """Return the names that the conventions have for one of our metrics."""
+    return [table[ours] for table in _TABLES[names] if ours in table]
 
 
 def gen_ai_labels(name: GenAiName, labels: Labels) -> Labels:

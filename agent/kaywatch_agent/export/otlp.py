@@ -5,23 +5,20 @@ Source: opentelemetry.io/docs/specs/otlp, "OTLP/HTTP".
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Final
-
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from typing import Final, NamedTuple
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.export.client import Unavailable, request_options, retry_after
 from kaywatch_agent.export.config import OtlpConfig
 from kaywatch_agent.export.metrics import ExportMetrics
-from kaywatch_agent.export.otlp_delta import Deltas
+from kaywatch_agent.export.otlp_delta import Deltas, count_points
 from kaywatch_agent.export.otlp_exposition import OtlpExposition, OtlpFormat
 from kaywatch_agent.export.otlp_response import PROTOBUF, error_text, partial_success
 from kaywatch_agent.export.snapshot_export import SnapshotExport, metric_filter
@@ -70,7 +67,7 @@ class OtlpTransfer:
         self._requests = requests
         self._config = config
         self._http = http
-        self._waiting: bytes | None = None
+        self._waiting: _Body | None = None
 
     async def send(self) -> None:
         """Send the rest of the snapshot.
@@ -81,38 +78,58 @@ class OtlpTransfer:
         """
         while True:
             if self._waiting is None:
-                self._waiting = next(self._requests, None)
+                # Reading a request, and its differences, would block the event loop.
+                self._waiting = await asyncio.to_thread(self._read)
             if self._waiting is None:
                 return
-            await self._post(self._waiting)
+            if self._waiting.number:
+                await self._post(self._waiting)
             self._waiting = None
 
-    async def _post(self, data: bytes) -> None:
-        number = _count_points(data)
-        if not number:
-            return
+    # -- inside ------------------------------------------------------------------------
+
+    def _read(self) -> _Body | None:
+        """Return the next request; None if there is none."""
+        data = next(self._requests, None)
+        if data is None:
+            return None
+        return _Body(gzip.compress(data, 1, mtime=0), count_points(data))
+
+    async def _post(self, body: _Body) -> None:
         try:
             response = await self._http.post(
                 self._config.url,
-                gzip.compress(data, 1, mtime=0),
+                body.data,
                 HEADERS,
                 options=request_options(self._config),
             )
         except (NoResponse, ConfigError) as error:
             raise Unavailable(str(error)) from None
         if response.status in _DROPS:
-            self.dropped[_DROPS[response.status]] += number
+            self.dropped[_DROPS[response.status]] += body.number
             self.message = error_text(response)
         elif 200 <= response.status < 300:
             partial = partial_success(response.body)
-            rejected = min(partial.rejected_data_points, number)
-            self.accepted += number - rejected
+            rejected = min(partial.rejected_data_points, body.number)
+            self.accepted += body.number - rejected
             if rejected:
                 self.dropped[OtlpReason.PARTIAL] += rejected
                 self.message = partial.error_message
         else:
             self.after = retry_after(response.headers)
             raise Unavailable(f"HTTP {response.status}: {error_text(response)}")
+
+
+class _Body(NamedTuple):
+    """A compressed request.
+
+    Attributes:
+        data: its bytes.
+        number: of its points.
+    """
+
+    data: bytes
+    number: int
 
 
 _DROPS: Final = {400: OtlpReason.REJECTED, 413: OtlpReason.TOO_LARGE}
@@ -166,12 +183,13 @@ class Otlp(SnapshotExport[OtlpConfig, OtlpTransfer]):
     def _transfer(self, time: int) -> OtlpTransfer:
         requests = self.spool.requests(time)
         if self.config.temporality == "delta":
-            requests = self._deltas(requests)
+            requests = self._deltas(requests, time)
         return OtlpTransfer(requests, self.config, self._http)
 
-    def _deltas(self, requests: Iterator[bytes]) -> Iterator[bytes]:
+    def _deltas(self, requests: Iterator[bytes], time: int) -> Iterator[bytes]:
         before = self.spool.last_sent
-        deltas = Deltas(() if before is None else self.spool.requests(before))
+        previous = () if before is None else self.spool.requests(before)
+        deltas = Deltas(previous, (before or 0) * 1_000_000, time * 1_000_000)
         yield from map(deltas.of, requests)
 
     async def _finish(self, transfer: OtlpTransfer, time: int) -> None:
@@ -180,13 +198,3 @@ class Otlp(SnapshotExport[OtlpConfig, OtlpTransfer]):
         for reason, number in transfer.dropped.items():
             self.metrics.dropped.labels(self.name, reason).add(number)
         self._reject({str(reason): n for reason, n in transfer.dropped.items()})
-
-
-def _count_points(data: bytes) -> int:
-    return sum(
-        len(getattr(metric, kind).data_points)
-        for resource in ExportMetricsServiceRequest.FromString(data).resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if (kind := metric.WhichOneof("data"))
-    )

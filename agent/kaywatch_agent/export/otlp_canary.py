@@ -25,7 +25,7 @@ from kaywatch_agent.export.canary import COUNTER, HISTOGRAM
 from kaywatch_agent.export.client import request_options
 from kaywatch_agent.export.config import OtlpConfig
 from kaywatch_agent.export.otlp import HEADERS
-from kaywatch_agent.export.otlp_exposition import AGENT
+from kaywatch_agent.export.otlp_points import AGENT
 from kaywatch_agent.export.otlp_response import error_text, is_otlp, partial_success
 from kaywatch_agent.notify.http import HttpClient, NoResponse, Response
 

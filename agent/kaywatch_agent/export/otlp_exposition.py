@@ -9,52 +9,47 @@ Source: opentelemetry-proto, metrics/v1/metrics.proto, and the data model of met
 
 from __future__ import annotations
 
-import contextlib
 import math
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
-from uuid import UUID
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Final, NamedTuple
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from kaywatch._version import __version__
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.native_histogram import (
-    ZERO_THRESHOLD,
-    BucketSpans,
-    native_histograms,
-)
+from kaywatch_agent.export.dense_histogram import dense_histograms
 from kaywatch_agent.export.gen_ai import (
     CALLS,
     GenAiNames,
     gen_ai_labels,
     gen_ai_names,
 )
+from kaywatch_agent.export.otlp_points import (
+    AGENT,
+    NUMBER,
+    TAGS,
+    encode_attributes,
+    histogram_point,
+    key_values,
+    split_service,
+)
 from kaywatch_agent.model.series import Labels
 from kaywatch_agent.protobuf import varint
 from kaywatch_agent.web.prometheus.exposition import (
-    Exemplar,
     SampleFamily,
     SeriesTable,
     Value,
 )
 
-__all__ = ["OtlpExposition", "OtlpFormat", "downscale"]
+__all__ = ["OtlpExposition", "OtlpFormat"]
 
 # In one request, unless a single metric has more.
 POINTS_PER_REQUEST: Final = 5_000
 CUMULATIVE: Final = pb.AGGREGATION_TEMPORALITY_CUMULATIVE
-MIN_SCALE: Final = -10  # of the data model
-AGENT: Final = "kaywatch"  # the service of the agent's own metrics
 
 _UNITS: Final = {"seconds": "s", "bytes": "By"}
-# start_time_unix_nano (2) and time_unix_nano (3), both fixed64, then as_double (4).
-_NUMBER: Final = struct.Struct("<BQBQBd")
-_TAGS: Final = (2 << 3 | 1, 3 << 3 | 1, 4 << 3 | 1)
 _length: Final = lru_cache(maxsize=4_096)(varint)
 
 
@@ -76,7 +71,7 @@ class OtlpFormat(NamedTuple):
     own_resource: Mapping[str, str]
 
 
-class _Family(NamedTuple):
+class Family(NamedTuple):
     """What the points of a metric have in common."""
 
     name: str
@@ -103,7 +98,7 @@ class OtlpExposition:
         self.time = time * 1_000_000
         self.format = format
         # Encoded points by service and family.
-        self._points: dict[str, dict[_Family, list[bytes]]] = {}
+        self._points: dict[str, dict[Family, list[bytes]]] = {}
         self._calls: dict[Labels, int] = {}
 
     def groups(self, table: SeriesTable) -> OtlpGroups:
@@ -125,10 +120,10 @@ class OtlpExposition:
         if value is None or not math.isfinite(value) or not self.format.is_sent(name):
             return
         start = int(created * 1e9) if kind == "sum" else 0
-        point = _NUMBER.pack(_TAGS[0], start, _TAGS[1], self.time, _TAGS[2], value)
-        service, rest = _split_service(labels)
-        attributes = _encode_attributes(pb.NumberDataPoint, rest)
-        self.add(service, _Family(name, help, kind, _unit(name)), attributes + point)
+        point = NUMBER.pack(TAGS[0], start, TAGS[1], self.time, TAGS[2], value)
+        service, rest = split_service(labels)
+        attributes = encode_attributes(pb.NumberDataPoint, rest)
+        self.add(service, Family(name, help, kind, _unit(name)), attributes + point)
         if name == CALLS:
             self._calls[labels] = int(value)
         for other in gen_ai_names(self.format.gen_ai, name):
@@ -139,29 +134,31 @@ class OtlpExposition:
                 count=self._calls.get(labels, 0),
                 sum=value,
             ).SerializeToString()
-            attributes = _encode_attributes(
+            attributes = encode_attributes(
                 pb.HistogramDataPoint, gen_ai_labels(other, rest)
             )
-            family = _Family(other.name, help, "histogram", other.unit)
+            family = Family(other.name, help, "histogram", other.unit)
             self.add(service, family, attributes + data)
 
-    def histogram(self, name: str, help: str, labels: Labels, point: Any) -> None:
-        """Add an exponential histogram, under all its names."""
-        if not self.format.is_sent(name):
-            return
-        service, rest = _split_service(labels)
-        data: bytes = point.SerializeToString()
+    def histogram(self, name: str, help: str, labels: Labels, point: bytes) -> None:
+        """Add an encoded exponential histogram, under all its names."""
+        service, rest = split_service(labels)
         names = [(name, _unit(name), rest)]
         names += [
             (other.name, other.unit, gen_ai_labels(other, rest))
             for other in gen_ai_names(self.format.gen_ai, name)
         ]
         for each, unit, attributes in names:
-            encoded = _encode_attributes(pb.ExponentialHistogramDataPoint, attributes)
-            family = _Family(each, help, "exponential_histogram", unit)
-            self.add(service, family, encoded + data)
+            encoded = encode_attributes(pb.ExponentialHistogramDataPoint, attributes)
+            family = Family(each, help, "exponential_histogram", unit)
+            self.add(service, family, encoded + point)
 
-    def add(self, service: str, family: _Family, point: bytes) -> None:
+    def points(self, service: str, name: str, help: str, kind: str) -> list[bytes]:
+        """Return the list of encoded points of a metric, to be added to."""
+        families = self._points.setdefault(service, {})
+        return families.setdefault(Family(name, help, kind, _unit(name)), [])
+
+    def add(self, service: str, family: Family, point: bytes) -> None:
         """Add an encoded point."""
         families = self._points.setdefault(service, {})
         families.setdefault(family, []).append(point)
@@ -172,12 +169,15 @@ class OtlpExposition:
         for service, families in self._points.items():
             metrics, size = b"", 0
             for family, points in families.items():
+                if not points:
+                    continue
                 if size and size + len(points) > POINTS_PER_REQUEST:
                     requests.append(self._request(service, metrics))
                     metrics, size = b"", 0
                 metrics += _field(2, _encode_metric(family, points))
                 size += len(points)
-            requests.append(self._request(service, metrics))
+            if metrics:
+                requests.append(self._request(service, metrics))
         return requests
 
     # -- inside ------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class OtlpExposition:
         attributes = {"service.name": service, **self.format.resource}
         if service == AGENT:
             attributes.update(self.format.own_resource)
-        resource = Resource(attributes=_attributes(attributes.items()))
+        resource = Resource(attributes=key_values(attributes.items()))
         scope = pb.ScopeMetrics()
         scope.scope.name, scope.scope.version = "kaywatch", __version__
         scope_metrics = _field(2, scope.SerializeToString() + metrics)
@@ -199,6 +199,7 @@ class OtlpGroups:
     def __init__(self, exposition: OtlpExposition, table: SeriesTable) -> None:
         self._exposition = exposition
         self._table = table
+        self._encoded: list[tuple[str, bytes]] | None = None
 
     def counter(self, name: str, help: str, values: Iterable[Value]) -> None:
         """Write a counter with one value per group."""
@@ -219,38 +220,37 @@ class OtlpGroups:
         self, name: str, help: str, dimension: Dimension, label: Callable[[int], Labels]
     ) -> None:
         """Write a counter of a dimension; `label` returns the labels of a number."""
-        table = self._table
-        for group, number, count in table.stats.counted(dimension):
-            labels = (*table.labels[group], *label(number))
-            created = table.created[group]
-            self._exposition.number(name, help, "sum", labels, count, created)
+        if not self._exposition.format.is_sent(name):
+            return
+        columns: dict[int, list[tuple[int, int]]] = {}
+        for group, number, count in self._table.stats.counted(dimension):
+            columns.setdefault(number, []).append((group, count))
+        for number, values in columns.items():
+            self._add(name, help, "sum", values, label(number))
 
     def histogram(self, name: str, help: str) -> None:
         """Write the distribution of the values."""
         exposition, table = self._exposition, self._table
         if not exposition.format.is_sent(name):
             return
-        limit = exposition.format.max_buckets
-        for group, native in enumerate(native_histograms(table.stats)):
-            total = float(table.stats.total[group])
-            if not math.isfinite(total):
-                continue
-            point = pb.ExponentialHistogramDataPoint(
-                start_time_unix_nano=int(table.created[group] * 1e9),
-                time_unix_nano=exposition.time,
-                count=int(table.stats.executions[group]),
-                scale=native.schema,
-                zero_count=native.zero_count,
-                zero_threshold=ZERO_THRESHOLD,
+        dense = dense_histograms(table.stats, exposition.format.max_buckets)
+        for group, (labels, created, distribution, count, total) in enumerate(
+            zip(
+                table.labels,
+                table.created,
+                dense,
+                table.stats.executions.tolist(),
+                table.stats.total.tolist(),
+                strict=True,
             )
-            _set_buckets(point.positive, native.positive)
-            _set_buckets(point.negative, native.negative)
-            # Its sum is no counter, if some values are negative.
-            if not point.negative.bucket_counts:
-                point.sum = total
-            downscale(point, limit)
-            _add_exemplar(point, table.exemplars.get(group))
-            exposition.histogram(name, help, tuple(table.labels[group]), point)
+        ):
+            if math.isfinite(total):
+                exemplar = table.exemplars.get(group)
+                point = histogram_point(distribution, count, total, exemplar)
+                point.start_time_unix_nano = int(created * 1e9)
+                point.time_unix_nano = exposition.time
+                data = point.SerializeToString()
+                exposition.histogram(name, help, tuple(labels), data)
 
     def summary(self, name: str, help: str) -> None:
         """Write the distribution of the values, of which some may be negative."""
@@ -266,73 +266,53 @@ class OtlpGroups:
         values: Iterable[Value],
         more: Labels = (),
     ) -> None:
-        table = self._table
+        exposition, table = self._exposition, self._table
+        if not exposition.format.is_sent(name):
+            return
+        if name != CALLS and not gen_ai_names(exposition.format.gen_ai, name):
+            self._add(name, help, kind, enumerate(values), more)
+            return
         for labels, created, value in zip(
             table.labels, table.created, values, strict=True
         ):
-            self._exposition.number(name, help, kind, (*labels, *more), value, created)
+            exposition.number(name, help, kind, (*labels, *more), value, created)
 
-
-def downscale(point: Any, max_buckets: int) -> None:
-    """Merge neighbouring buckets until there are few enough of each sign."""
-    parts = point.positive, point.negative
-    # Buckets below and above one never become the same.
-    while point.scale > MIN_SCALE and (
-        max(len(part.bucket_counts) for part in parts) > max_buckets
-    ):
-        halve_scale(point)
-
-
-def halve_scale(point: Any) -> None:
-    """Merge each two buckets that one of the next lower scale covers."""
-    point.scale -= 1
-    for buckets in (point.positive, point.negative):
-        counts = list(buckets.bucket_counts)
-        if not counts:
-            continue
-        first = buckets.offset >> 1
-        merged = [0] * (((buckets.offset + len(counts) - 1) >> 1) - first + 1)
-        for place, count in enumerate(counts, buckets.offset):
-            merged[(place >> 1) - first] += count
-        buckets.offset = first
-        del buckets.bucket_counts[:]
-        buckets.bucket_counts.extend(merged)
-
-
-def _set_buckets(buckets: Any, spans: BucketSpans) -> None:
-    """Set all buckets from the first to the last, with empty ones.
-
-    Our bucket `i` ends where the next one begins, and OpenTelemetry's `i` begins there.
-    """
-    if not spans.offsets:
-        return
-    buckets.offset = spans.offsets[0] - 1
-    counts: list[int] = []
-    deltas, count = iter(spans.deltas), 0
-    for number, (offset, length) in enumerate(
-        zip(spans.offsets, spans.lengths, strict=True)
-    ):
-        counts += [0] * (offset if number else 0)
-        for _ in range(length):
-            count += next(deltas)
-            counts.append(count)
-    buckets.bucket_counts.extend(counts)
-
-
-def _add_exemplar(point: Any, exemplar: Exemplar | None) -> None:
-    if exemplar is not None:
-        added = point.exemplars.add(
-            as_double=exemplar.value, time_unix_nano=int(exemplar.time * 1e9)
+    def _add(
+        self,
+        name: str,
+        help: str,
+        kind: str,
+        values: Iterable[tuple[int, Value]],
+        more: Labels,
+    ) -> None:
+        """Add points of a metric that has no other names, by number of the group."""
+        exposition, created = self._exposition, self._table.created
+        attributes = self._attributes()
+        own = encode_attributes(pb.NumberDataPoint, split_service(more)[1])
+        points = cache(
+            lambda service: exposition.points(service, name, help, kind).append
         )
-        attributes = dict(exemplar.labels)
-        # As long as a UUID, and written like one.
-        with contextlib.suppress(ValueError):  # not the id of a trace of OpenTelemetry
-            added.trace_id = UUID(attributes.get("trace_id", "")).bytes
-            del attributes["trace_id"]
-        added.filtered_attributes.extend(_attributes(attributes.items()))
+        is_sum, time, pack = kind == "sum", exposition.time, NUMBER.pack
+        first, second, third = TAGS
+        for group, value in values:
+            if value is not None and math.isfinite(value):
+                service, encoded = attributes[group]
+                start = int(created[group] * 1e9) if is_sum else 0
+                data = pack(first, start, second, time, third, value)
+                points(service)(encoded + own + data)
+
+    def _attributes(self) -> list[tuple[str, bytes]]:
+        """Return the service of each group, and its other labels, encoded."""
+        if self._encoded is None:
+            self._encoded = []
+            for labels in self._table.labels:
+                service, rest = split_service(labels)
+                encoded = encode_attributes(pb.NumberDataPoint, rest)
+                self._encoded.append((service, encoded))
+        return self._encoded
 
 
-def _encode_metric(family: _Family, points: Sequence[bytes]) -> bytes:
+def _encode_metric(family: Family, points: Sequence[bytes]) -> bytes:
     metric = pb.Metric(name=family.name, description=family.help, unit=family.unit)
     field = getattr(metric, family.kind)
     field.SetInParent()
@@ -348,25 +328,6 @@ def _encode_metric(family: _Family, points: Sequence[bytes]) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes:
     return _length(number << 3 | 2) + _length(len(data)) + data
-
-
-def _split_service(labels: Labels) -> tuple[str, Labels]:
-    """Return the service of labels, and the others."""
-    rest = tuple([pair for pair in labels if pair[0] != "service" and pair[1]])
-    service = next((value for name, value in labels if name == "service"), "")
-    return service or AGENT, rest
-
-
-@lru_cache(maxsize=100_000)
-def _encode_attributes(kind: Any, labels: Labels) -> bytes:
-    point = kind(attributes=_attributes(labels))
-    encoded: bytes = point.SerializeToString()
-    return encoded
-
-
-def _attributes(labels: Iterable[tuple[str, str]]) -> Iterator[KeyValue]:
-    for name, value in labels:
-        yield KeyValue(key=name, value=AnyValue(string_value=value))
 
 
 def _unit(name: str) -> str:

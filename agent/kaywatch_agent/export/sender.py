@@ -7,15 +7,22 @@ counted by reason.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from kaywatch_agent.export.client import RemoteWriteClient, Unavailable, retry_after
-from kaywatch_agent.export.encoding import is_end, messages
+from kaywatch_agent.export.encoding import (
+    encode_request,
+    encoded_series,
+    is_end,
+    may_have_native,
+    messages,
+)
 from kaywatch_agent.export.spool import SnapshotDamaged
 from kaywatch_agent.notify.http import Response
 
@@ -98,7 +105,7 @@ class SnapshotSender:
         self._requests = requests
         self._client = client
         self._drop_native = drop_native
-        self._waiting: list[list[Any]] = []  # the last one is sent next
+        self._waiting: list[bytes] = []  # requests; the last one is sent next
 
     async def send(self) -> None:
         """Send the rest of the snapshot.
@@ -107,76 +114,105 @@ class SnapshotSender:
             Unavailable: the server cannot be reached, or cannot answer now.
             SnapshotDamaged: the snapshot cannot be read.
         """
-        while self._waiting or self._take():
-            series = self._waiting[-1]
+        while self._waiting or await self._take():
+            request = self._waiting[-1]
             # A failure leaves it there.
-            response = await self._client.post(series) if series else None
+            response = await self._client.post(request) if request else None
             self._waiting.pop()
             if response is None:
                 continue
             if 200 <= response.status < 300:
-                self._accept(series)
-            elif not self._split(series, response):
-                self._waiting.append(series)
+                await _run(self._accept, request)
+            elif not self._split(request, response):
+                self._waiting.append(request)
                 self.after = retry_after(response.headers)
                 raise Unavailable(_error(response))
 
     # -- inside ------------------------------------------------------------------------
 
-    def _accept(self, series: Iterable[Any]) -> None:
-        names = self.names
-        for each in series:
-            if each.histograms:
-                self.accepted_native += 1
-                if each.histograms[0].count_int and not names.native:
-                    epoch = _label(each, "epoch")
-                    names = names._replace(native=_label(each, "__name__"), epoch=epoch)
-            else:
-                self.accepted += 1
-                if not names.other and not is_end(each):
-                    names = names._replace(other=_label(each, "__name__"))
-        self.names = names
+    def _accept(self, request: bytes) -> None:
+        """Count the series of a request."""
+        number = len(encoded_series(request))
+        if may_have_native(request):
+            native = [each for each in _series(request) if each.histograms]
+            self._name_native(native)
+            self.accepted_native += len(native)
+            number -= len(native)
+        self.accepted += number
+        if number and not self.names.other:
+            self._name_other(request)
 
-    def _take(self) -> bool:
+    def _name_native(self, series: Iterable[Any]) -> None:
+        if not self.names.native:
+            for each in series:
+                if each.histograms[0].count_int:
+                    name, epoch = _label(each, "__name__"), _label(each, "epoch")
+                    self.names = self.names._replace(native=name, epoch=epoch)
+                    return
+
+    def _name_other(self, request: bytes) -> None:
+        for each in map(messages.TimeSeries.FromString, encoded_series(request)):
+            if not each.histograms and not is_end(each):
+                self.names = self.names._replace(other=_label(each, "__name__"))
+                return
+
+    async def _take(self) -> bool:
         """Wait with the next request of the snapshot; return whether there is one."""
-        data = next(self._requests, None)
-        if data is None:
+        request = next(self._requests, None)
+        if request is None:
             return False
         try:
-            series = list(messages.WriteRequest.FromString(data).timeseries)
+            await _run(self._prepare, request)
         except DecodeError as error:
             raise SnapshotDamaged(str(error)) from None
-        if self._drop_native is not None:
-            series = self._without_native(series)
-        self._waiting.append(series)
         return True
 
-    def _split(self, series: list[Any], response: Response) -> bool:
+    def _prepare(self, request: bytes) -> None:
+        encoded_series(request)
+        if self._drop_native is not None and may_have_native(request):
+            request = self._without_native(_series(request))
+        self._waiting.append(request)
+
+    def _split(self, request: bytes, response: Response) -> bool:
         """Drop what was rejected, or wait with halves; return False to retry all."""
         text = response.text.lower()
-        if NATIVE_DISABLED in text and any(each.histograms for each in series):
+        if NATIVE_DISABLED in text and may_have_native(request):
             self.native_refused = True
             self._drop_native = RejectReason.NATIVE_DISABLED
-            self._waiting.append(self._without_native(series))
+            self._waiting.append(self._without_native(_series(request)))
             return True
         if response.status not in (400, 413):
             return False
         reason = RejectReason.TOO_LARGE if response.status == 413 else _reason(text)
+        series = encoded_series(request)
         # All samples of a request have about the same time, unless it has births.
         if len(series) == 1 or (
-            reason is RejectReason.TOO_OLD and _have_one_time(series)
+            reason is RejectReason.TOO_OLD and _have_one_time(_series(request))
         ):
             self.dropped[reason] += len(series)
             return True
         middle = len(series) // 2
-        self._waiting += [series[middle:], series[:middle]]
+        self._waiting += map(encode_request, (series[middle:], series[:middle]))
         return True
 
-    def _without_native(self, series: list[Any]) -> list[Any]:
-        rest = [each for each in series if not each.histograms]
+    def _without_native(self, series: Sequence[Any]) -> bytes:
+        rest = [each.SerializeToString() for each in series if not each.histograms]
         if self._drop_native is not None and len(rest) < len(series):
             self.dropped[self._drop_native] += len(series) - len(rest)
-        return rest
+        return encode_request(rest)
+
+
+async def _run(work: Callable[[bytes], None], request: bytes) -> None:
+    """Call a function; in a thread if decoding would block the event loop."""
+    if may_have_native(request):
+        await asyncio.to_thread(work, request)
+    else:
+        work(request)
+
+
+def _series(request: bytes) -> Sequence[Any]:
+    series: Sequence[Any] = messages.WriteRequest.FromString(request).timeseries
+    return series
 
 
 def _label(series: Any, name: str) -> str:

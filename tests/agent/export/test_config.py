@@ -13,7 +13,7 @@ from tests.receivers import Receivers
 from kaywatch_agent.config import Config, parse
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.export.client import RemoteWriteClient, Unavailable
-from kaywatch_agent.export.encoding import messages
+from kaywatch_agent.export.encoding import encode_request, messages
 from kaywatch_agent.export.snapshot_export import metric_filter
 from kaywatch_agent.notify.http import HttpClient
 
@@ -105,12 +105,13 @@ async def test_a_request_is_as_the_specification_says(
     (server,) = parse(f"{table}headers = {{X-Scope-OrgID = 'a'}}").export.remote_write
     series = messages.TimeSeries()
     series.labels.add(name="__name__", value="x")
+    body = encode_request([series.SerializeToString()])
     async with aclosing(HttpClient()) as http:
         client = RemoteWriteClient(server, http)
-        assert (await client.post([series])).status == 200
+        assert (await client.post(body)).status == 200
         secret.unlink()
         with pytest.raises(Unavailable, match=f"cannot read {secret}"):
-            await client.post([series])
+            await client.post(body)
 
     (request,) = receivers.requests
     headers = {name.lower(): value for name, value in request.headers.items()}

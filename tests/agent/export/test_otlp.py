@@ -19,7 +19,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.export.client import Unavailable
 from kaywatch_agent.export.otlp import OtlpReason, OtlpTransfer
 from kaywatch_agent.export.otlp_delta import Deltas
-from kaywatch_agent.export.otlp_exposition import downscale
+from kaywatch_agent.export.otlp_points import halve_scale
 from kaywatch_agent.notify.http import HttpClient
 
 INDEXES = st.lists(st.integers(-300, 300), max_size=40)
@@ -38,6 +38,11 @@ def histogram(
         point.positive.bucket_counts.extend(counts[index] for index in span)
     downscale(point, limit)
     return point
+
+
+def downscale(point: pb.ExponentialHistogramDataPoint, limit: int) -> None:
+    while len(point.positive.bucket_counts) > limit:
+        halve_scale(point)
 
 
 def buckets(point: pb.ExponentialHistogramDataPoint) -> Counter[int]:
@@ -73,7 +78,7 @@ def test_a_difference_has_the_values_in_between(
 ) -> None:
     earlier = histogram(before, limit, 1)
     later = histogram(before + more, limit, 2)
-    data = Deltas([request(earlier)]).of(request(later))
+    data = Deltas([request(earlier)], 1, 2).of(request(later))
 
     metric = ExportMetricsServiceRequest.FromString(data).resource_metrics[0]
     field = metric.scope_metrics[0].metrics[0].exponential_histogram

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
 
+from kaywatch_agent.aggregate.native_histogram import ZERO_THRESHOLD
 from kaywatch_agent.export.client import Unavailable
 from kaywatch_agent.export.encoding import messages
 from kaywatch_agent.export.sender import RejectReason, SnapshotSender
@@ -28,7 +29,8 @@ class FakeServer:
         self.requests = 0
         self._failures = list(failures)
 
-    async def post(self, series: Sequence[Any]) -> Response:
+    async def post(self, request: bytes) -> Response:
+        series = messages.WriteRequest.FromString(request).timeseries
         self.requests += 1
         if self._failures and self._failures.pop():
             if len(self._failures) % 2:
@@ -47,7 +49,7 @@ def series(name: str, time: int = 1, histogram: bool = False) -> Any:
     result = messages.TimeSeries()
     result.labels.add(name="__name__", value=name)
     if histogram:
-        result.histograms.add(timestamp=time)
+        result.histograms.add(timestamp=time, zero_threshold=ZERO_THRESHOLD)
     else:
         result.samples.add(value=1.0, timestamp=time)
     return result
