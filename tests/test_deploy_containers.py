@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import kubernetes_validate
@@ -108,6 +110,58 @@ def test_commands_and_configurations_are_those_of_this_version() -> None:
         config = parse(configuration)
         assert config.ingest.mode == "0666"
         assert len(config.export.remote_write) == 1
+
+
+def provisioned(kind: str) -> tuple[Any, str]:
+    """Return a file that Grafana reads at its start, and where it is in the image."""
+    (path,) = (DOCKER / "grafana" / kind).glob("*.yml")
+    return yaml.safe_load(path.read_text()), f"/etc/grafana/provisioning/{kind}"
+
+
+def test_grafana_has_the_dashboards_and_their_data_source() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yml").read_text())["services"]
+    mounts = {}
+    for volume in services["grafana"]["volumes"]:
+        source, target, mode = volume.split(":")
+        assert mode == "ro"
+        mounts[target] = (DOCKER / source).resolve()
+
+    sources, folder = provisioned("datasources")
+    assert mounts[folder] == DOCKER / "grafana" / "datasources"
+    (source,) = sources["datasources"]
+    assert (source["type"], source["isDefault"]) == ("prometheus", True)
+    url = urlsplit(source["url"])
+    assert url.hostname in services["grafana"]["depends_on"]
+    (port,) = services[str(url.hostname)]["ports"]
+    assert port.endswith(f":{url.port}")
+
+    dashboards, folder = provisioned("dashboards")
+    assert mounts[folder] == DOCKER / "grafana" / "dashboards"
+    (provider,) = dashboards["providers"]
+    files = mounts[provider["options"]["path"]]
+    assert files == ROOT / "deploy" / "grafana"
+    home = Path(
+        services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    )
+    assert str(home.parent) == provider["options"]["path"]
+    assert (files / home.name).is_file()
+    for path in files.glob("*.json"):
+        # The variable selects the data source by its type; the default one is first.
+        variable, *_ = json.loads(path.read_text())["templating"]["list"]
+        assert (variable["type"], variable["query"]) == ("datasource", source["type"])
+
+
+def test_the_compose_file_names_what_it_has() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yml").read_text())
+    volumes = {
+        volume.partition(":")[0]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", ())
+        if not volume.startswith(".")
+    }
+    assert volumes == compose["volumes"].keys()
+    for service in compose["services"].values():
+        assert set(service.get("depends_on", ())) <= compose["services"].keys()
 
 
 def test_probes_ask_for_the_health_of_the_agent(agent: Agent) -> None:
