@@ -272,7 +272,7 @@ def place_of(key: SeriesKey) -> Place:
 
 
 def _hidden_failures(stats: GroupStats) -> Ints:
-    """Return how many failed calls of `exec` a retry, fallback or `on_error` hid."""
+    """Return how many failed attempts a retry, fallback or `on_error` hid."""
     outcomes = stats.outcomes()
     hidden: Ints = (
         stats.retries()

@@ -192,9 +192,9 @@ def _slow(
 def _masked(place: Place) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
         text = (
-            f"{share_text(onset.share)} of calls fail, hidden by retries or fallbacks"
+            f"{share_text(onset.share)} of attempts fail, hidden by retries or fallbacks"
         )
-        return "warning", text, _facts(onset, "failed call")
+        return "warning", text, _facts(onset, "failed attempt")
 
     return Suspect(
         "masked_failures",

@@ -140,8 +140,8 @@ def test_retries_and_fallbacks_mask_failures(watched: Served) -> None:
     problem = problems(watched)["masked_failures"]
     # Three calls of 30 executions failed, and 90 others succeeded.
     assert problem["count"] == 90
-    assert problem["text"].startswith("50 % of calls fail")
-    assert problem["details"] == ["90 failed calls", "RateLimited 100 %"]
+    assert problem["text"].startswith("50 % of attempts fail")
+    assert problem["details"] == ["90 failed attempts", "RateLimited 100 %"]
     assert abs(problem["since"] - (now - 600)) <= 25
 
 
