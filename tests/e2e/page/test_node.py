@@ -87,6 +87,15 @@ def test_the_figures_are_those_of_kaywatch_stats(
     assert "$10.00" in figure(page, "Cost")
 
 
+def test_a_rate_is_that_of_the_time_since_counting_began(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_node(shop, open_page, "pay")
+    # 40 within an hour would be 40 /h; the agent has counted for minutes.
+    rate = page.locator(".figure", has_text="Executions, 1h").locator(".note")
+    expect(rate).to_have_text(re.compile(r"^[\d.]+ /(min|s)$"))
+
+
 def test_failures_that_attempts_hid_are_shown(
     shop: Agent, open_page: Callable[[str], Page]
 ) -> None:

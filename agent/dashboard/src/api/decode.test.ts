@@ -6,6 +6,7 @@ const NOTHING = { keys: [], columns: {} };
 function update(changes: Partial<LiveUpdate>): LiveUpdate {
   return {
     time: 1,
+    since: null,
     version: null,
     window: null,
     health: null,
@@ -21,6 +22,7 @@ function update(changes: Partial<LiveUpdate>): LiveUpdate {
 }
 
 const FULL = update({
+  since: 100,
   version: "1.0",
   window: "5m",
   processes: { connected: 2 },

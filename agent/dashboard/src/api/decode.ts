@@ -28,6 +28,7 @@ interface ListChange<T> {
 /** The data of an event; null for what it does not change. */
 export interface LiveUpdate {
   time: number;
+  since: number | null;
   version: string | null;
   window: string | null;
   health: Live["health"] | null;
@@ -84,6 +85,7 @@ function liveOf(
 ): Live {
   return {
     time: update.time,
+    since: update.since ?? before?.since ?? 0,
     version: update.version ?? before?.version ?? "",
     window: update.window ?? before?.window ?? "",
     health: update.health ?? before?.health ?? { status: "healthy", stages: [] },

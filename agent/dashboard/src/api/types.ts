@@ -142,6 +142,8 @@ export interface RunEnd {
 /** What the event stream keeps up to date. */
 export interface Live {
   time: number;
+  /** When counting began. */
+  since: number;
   version: string;
   window: string;
   health: { status: string; stages: StageHealth[] };

@@ -1,6 +1,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { request } from "../api/client";
 import type { GraphRow, QueryResult } from "../api/types";
+import { coveredSeconds } from "../state/live";
 import { route } from "../state/route";
 import { StatusMark, type Level } from "../ui/badge";
 import { Count } from "../ui/figure";
@@ -38,9 +39,10 @@ export function GraphTable({ rows, firing }: GraphTableProps) {
   const services = [...new Set(rows.map(({ service }) => service))];
   const runs = useTrends("runs", services, window, end);
   const p95 = useTrends("run_p95", services, window, end);
+  const seconds = coveredSeconds({ window, end });
   const columns = useMemo(
-    () => columnsOf(window, firing, runs, p95),
-    [window, firing, runs, p95],
+    () => columnsOf(window, seconds, firing, runs, p95),
+    [window, seconds, firing, runs, p95],
   );
   return (
     <Table
@@ -57,11 +59,11 @@ export function GraphTable({ rows, firing }: GraphTableProps) {
 
 function columnsOf(
   window: string,
+  seconds: number,
   firing: ReadonlySet<string>,
   runs: Trends,
   p95: Trends,
 ): Column<GraphRow>[] {
-  const seconds = windowSeconds(window);
   return [
     {
       key: "graph",

@@ -4,7 +4,8 @@
 import { batch, computed, effect, signal } from "@preact/signals";
 import { ApiError, address, authorization, readError } from "../api/client";
 import { decode, type LiveState } from "../api/decode";
-import type { Live } from "../api/types";
+import type { Live, Period } from "../api/types";
+import { windowSeconds } from "../ui/format";
 import { readEvents, type ServerEvent } from "./events";
 import { route } from "./route";
 import { loginReason, token } from "./token";
@@ -70,6 +71,12 @@ export function startLive(): void {
     new Stream(streamWindow.value, stop.signal).start();
     return () => stop.abort();
   });
+}
+
+/** Returns the seconds of a period that can have data: counting may have begun within it. */
+export function coveredSeconds({ window, end }: Period): number {
+  const { time, since } = live.value ?? { time: localTime.value, since: 0 };
+  return Math.min(windowSeconds(window), Math.max(1, (end ?? time) - since));
 }
 
 /** Resolves with the next update; after a second if there is none, or `stop` aborts. */

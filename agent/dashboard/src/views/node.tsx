@@ -4,7 +4,7 @@ import { Phases } from "../node/phases";
 import { CustomTable, ErrorTable, ModelTable } from "../node/tables";
 import "../node/node.css";
 import type { ModelCalls, NodeStats } from "../node/types";
-import { agentTime } from "../state/live";
+import { agentTime, coveredSeconds } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
 import { Figure } from "../ui/figure";
@@ -17,7 +17,6 @@ import {
   formatPlural,
   formatRate,
   formatShare,
-  windowSeconds,
 } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
@@ -88,7 +87,7 @@ function Summary({ stats, calls }: { stats: NodeStats; calls: ModelCalls | null 
       <Figure
         label={`Executions, ${route.value.window}`}
         exact={`${formatPlural(n, "execution")}; each is one attempt or more`}
-        note={formatRate(n / windowSeconds(route.value.window))}
+        note={formatRate(n / coveredSeconds(route.value))}
       >
         {formatCount(n)}
       </Figure>

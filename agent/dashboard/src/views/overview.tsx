@@ -6,7 +6,7 @@ import { GraphTable, graphKey } from "../overview/graphs";
 import { Problems } from "../overview/problems";
 import { loadGraphs, sumRows } from "../overview/rows";
 import { FirstSteps } from "../overview/steps";
-import { live, streamWindow } from "../state/live";
+import { coveredSeconds, live, streamWindow } from "../state/live";
 import { route } from "../state/route";
 import { Badge, type Level } from "../ui/badge";
 import { Figure } from "../ui/figure";
@@ -18,7 +18,6 @@ import {
   formatPlural,
   formatRate,
   formatShare,
-  windowSeconds,
 } from "../ui/format";
 import { Link } from "../ui/link";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
@@ -118,7 +117,7 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       <Figure
         label={`Runs, ${window}`}
         exact={formatPlural(sums.runs, "run")}
-        note={formatRate(sums.runs / windowSeconds(window))}
+        note={formatRate(sums.runs / coveredSeconds(route.value))}
       >
         {formatCount(sums.runs)}
       </Figure>

@@ -128,9 +128,14 @@ class RunsChange(ResponseBody):
 
 
 class LiveUpdate(ResponseBody):
-    """The data of the events `full` and `changes`; null for what has not changed."""
+    """The data of the events `full` and `changes`; null for what has not changed.
+
+    `since` is when counting began, in the store: of a window that begins before it, only
+    a part has data.
+    """
 
     time: Moment
+    since: Moment | None
     version: str | None
     window: str | None
     health: LiveHealth | None
@@ -211,6 +216,7 @@ class LiveReport:
         causes = alerts.same_cause()
         rows = [_alert_row(alerts, each, causes.get(each.id, "")) for each in urgent]
         return {
+            "since": snapshot.view.since,
             "version": snapshot.version,
             "window": self._window,
             "health": _health(snapshot),
