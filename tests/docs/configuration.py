@@ -49,7 +49,7 @@ at each use, so a secret can be rotated without a reload.
 ELSEWHERE: Final = {
     "_file": "a file that holds it",
     "_env": "an environment variable that holds it",
-    "_credential": "a credential of systemd's that holds it (`LoadCredential=`)",
+    "_credential": "a systemd credential that holds it (`LoadCredential=`)",
 }
 WORDS: Final = {
     str: "string",

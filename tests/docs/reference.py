@@ -119,7 +119,7 @@ def _entry(module: ModuleType, name: str) -> Iterator[str]:
 def signature(name: str, value: Any) -> str:
     """Return a signature in one line, or with a line for each parameter."""
     full = inspect.signature(value)
-    parameters = [str(p).replace("'", "") for p in full.parameters.values()]
+    parameters = [_parameter(p) for p in full.parameters.values()]
     kinds = [p.kind for p in full.parameters.values()]
     if inspect.Parameter.KEYWORD_ONLY in kinds and "**" not in parameters[0]:
         parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
@@ -130,6 +130,18 @@ def signature(name: str, value: Any) -> str:
     if len(line) <= WIDTH:
         return line
     return f"{name}(\n" + "".join(f"    {p},\n" for p in parameters) + f"){returns}"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """Return a parameter with its annotation unquoted, and its default as in code."""
+    empty = inspect.Parameter.empty
+    text = str(parameter.replace(default=empty)).replace("'", "")
+    default = parameter.default
+    if default is empty:
+        return text
+    equals = "=" if parameter.annotation is empty else " = "
+    quoted = f'"{default}"' if isinstance(default, str) else repr(default)
+    return f"{text}{equals}{quoted}"
 
 
 def _annotation(value: Any) -> str:

@@ -46,15 +46,14 @@ class TargetConfig(RequestConfig):
         password: for HTTP basic authentication.
         bearer_token: for the header `Authorization: Bearer`.
         interval: how often the current values are sent.
-        include: regular expressions. If there are any, only metrics are sent whose
-            whole name one of them matches.
-        exclude: regular expressions; metrics whose whole name one of them matches are
+        include: regular expressions. If there are any, only metrics whose whole name
+            matches one of them are sent.
+        exclude: regular expressions; metrics whose whole name matches one of them are
             not sent.
         max_buckets: a histogram with more buckets is sent with a lower resolution.
             Mimir allows 160.
-        max_disk: how much disk the samples may take that could not be sent yet. The
-            fuller, the longer is the interval, so that totals stay exact and curves get
-            coarser.
+        max_disk: the disk space for samples that could not be sent yet. As it fills up,
+            the interval gets longer: totals stay exact, and curves get coarser.
     """
 
     url: str
@@ -124,15 +123,15 @@ class RemoteWriteConfig(TargetConfig):
     [prometheus.md](prometheus.md).
 
     Attributes:
-        labels: of every series; by default `job = "kaywatch"` and `instance`, the name
-            of the host.
+        labels: labels of every series; by default `job = "kaywatch"` and `instance`,
+            the name of the host.
         histograms: `native`; or `classic`, for servers without native histograms, which
             may drop them silently; `auto` sends native ones until they are refused, or
             until `query_url` shows that they are not stored.
         query_url: the query API of the server, such as
             `https://prometheus.example.org/api/v1/query`; by default that of `url`, if
-            it ends with `/api/v1/write`. It is asked whether histograms were stored,
-            with the same credentials.
+            it ends with `/api/v1/write`. The agent asks it, with the same credentials,
+            whether histograms were stored.
     """
 
     labels: dict[str, str] = field(default_factory=dict)

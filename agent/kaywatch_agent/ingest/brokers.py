@@ -34,7 +34,8 @@ class BrokerConfig:
         username: the agent's account at the broker.
         password, password_file, password_env: the account's password, or where it is.
         ca: a file of trusted CA certificates; by default those of the system.
-        cert, key: files with the agent's own certificate, and the certificate's key.
+        cert: a file with the agent's own certificate.
+        key: a file with the key of `cert`.
         session_seconds: how long the broker keeps messages while the agent is offline.
         grace_seconds: how long a client may be disconnected before it is considered
             dead. A client reconnects within three seconds of a lost connection; a

@@ -113,7 +113,7 @@ class HeartbeatConfig(RequestConfig):
     Attributes:
         url: such as https://hc-ping.com/UUID; a secret.
         interval: how often to ping.
-        method: of the requests, `POST`, `GET` or `HEAD`.
+        method: the method of the requests, `POST`, `GET` or `HEAD`.
         fail: whether to ping `/fail` while the agent is unhealthy.
     """
 

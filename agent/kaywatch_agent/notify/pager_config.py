@@ -63,7 +63,7 @@ class OpsgenieConfig(ReceiverConfig):
         region: the region of the account.
         url: overrides the region's URL, such as
             `https://api.atlassian.com/jsm/ops/integration` for Jira Service Management.
-        tags: of each alert, besides its severity and its labels.
+        tags: tags of each alert, besides its severity and its labels.
         resolve_on_no_data: whether an alert whose data stopped is closed; otherwise it
             stays open with `NO DATA`.
     """

@@ -52,11 +52,11 @@ class ThresholdsConfig:
         process_died: how many processes of a service may die.
         dead_end: how many runs within half an hour may end at an action without an
             edge.
-        never_reached: after how many runs a node is reported that none has reached.
+        never_reached: after how many runs a node that none has reached is reported.
         unusual_loop: how many times more often than in any earlier run of a week a run
             may visit a node, from ten visits on.
-        runaway: how many times as often, for an alert of severity error. Visits since
-            the run last reached a new node count one and a half times.
+        runaway: the same as a number of times, for an alert of severity error. Visits
+            since the run last reached a new node count one and a half times.
         silent: how many runs of a graph may be missing, compared with the same hours
             of yesterday and of a week ago.
         slow: how many times its usual average a node's average may be, from 100 ms on.

@@ -31,13 +31,13 @@ class HttpConfig:
         read_tokens_file: tokens that allow reading, one per line. If there are tokens
             of either kind, requests without a token may read `public` paths only.
         admin_tokens_file: tokens that allow reading and changes.
-        read_tokens_credential: read_tokens_file as a systemd credential.
-        admin_tokens_credential: admin_tokens_file as a systemd credential.
+        read_tokens_credential: `read_tokens_file` as a systemd credential.
+        admin_tokens_credential: `admin_tokens_file` as a systemd credential.
         public: paths that need no token, besides those of the web page, which contain
             no data.
         tls_certificate_file: the certificate and its chain, in PEM.
         tls_key_file: the certificate's key.
-        tls_key_credential: tls_key_file as a systemd credential.
+        tls_key_credential: `tls_key_file` as a systemd credential.
         insecure_public_listener: whether to listen on addresses that other hosts can
             reach, even without tokens or TLS.
         connections: the maximum number of connections; beyond it, the one that has been

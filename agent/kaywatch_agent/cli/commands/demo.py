@@ -26,7 +26,8 @@ def _check_address(
         "kaywatch demo",
         "kaywatch demo --seconds 20",
         "kaywatch demo --fault runaway",
-        exits="1 the counts of the agent and of the application differ.",
+        exits="1 the counts of the agent and of the application differ, or the demo"
+        " cannot start.",
     )
 )
 @click.option(

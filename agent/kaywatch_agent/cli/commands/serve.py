@@ -36,7 +36,7 @@ __all__ = ["check", "run", "serve"]
     "--socket",
     metavar="PATH",
     help="The socket that clients push to.  [default: /run/kaywatch/ingest.sock for"
-    " root, else $XDG_RUNTIME_DIR/kaywatch/ingest.sock]",
+    " root, else kaywatch/ingest.sock in $XDG_RUNTIME_DIR or ~/.local/state]",
 )
 @click.option(
     "--http",

@@ -191,9 +191,8 @@ def _slow(
 
 def _masked(place: Place) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
-        text = (
-            f"{share_text(onset.share)} of attempts fail, hidden by retries or fallbacks"
-        )
+        share = share_text(onset.share)
+        text = f"{share} of attempts fail, hidden by retries or fallbacks"
         return "warning", text, _facts(onset, "failed attempt")
 
     return Suspect(
