@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +58,10 @@ class SlackConfig(ReceiverConfig):
             )
         return secret
 
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the URL of Slack's Web API, or the webhook's."""
+        return [self.credential().read() if self.bot_token is None else self.url]
+
     @property
     def follow_up(self) -> FollowUp:
         """Only a bot can update its messages or reply to them."""
@@ -74,6 +79,10 @@ class TeamsConfig(ReceiverConfig):
     rate: RateText = "30/m"
     webhook_url: Secret
 
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the workflow's URL."""
+        return [self.webhook_url.read()]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscordConfig(ReceiverConfig):
@@ -88,6 +97,10 @@ class DiscordConfig(ReceiverConfig):
     rate: RateText = "30/m"
     webhook_url: Secret
     mode: Literal["update", "post"] = "update"
+
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the webhook's URL."""
+        return [self.webhook_url.read()]
 
     @property
     def follow_up(self) -> FollowUp:

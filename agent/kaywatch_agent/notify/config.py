@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -68,6 +68,10 @@ class WebhookConfig(ReceiverConfig):
                 f"missing; the signature {self.signature} needs a secret_file",
             )
 
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the webhook's URL."""
+        return [self.url.read()]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlertmanagerConfig(ReceiverConfig):
@@ -90,6 +94,10 @@ class AlertmanagerConfig(ReceiverConfig):
         for url in self.urls:
             check_url(self.path + "urls", url)
 
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the URLs of the peers."""
+        return self.urls
+
 
 @dataclass(frozen=True, kw_only=True)
 class AppriseConfig(ReceiverConfig):
@@ -104,6 +112,10 @@ class AppriseConfig(ReceiverConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.reject_keys("Apprise", "headers", "proxy", "ca")
+
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return none: only Apprise knows where its URLs lead."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

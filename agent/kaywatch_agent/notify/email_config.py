@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parseaddr
 from typing import Final, Literal
@@ -61,6 +62,10 @@ class EmailConfig(ReceiverConfig):
             with problems.collect():
                 check()
         problems.raise_all()
+
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return none: a mail server has a host and a port."""
+        return ()
 
     @property
     def follow_up(self) -> FollowUp:

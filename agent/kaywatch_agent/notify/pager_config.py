@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from kaywatch_agent.notify.receiver_config import RateText, ReceiverConfig
 from kaywatch_agent.notify.secret import Secret
@@ -22,59 +23,22 @@ OPSGENIE_URLS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PagerDutyConfig(ReceiverConfig):
-    """PagerDuty: Events API v2.
+class _RegionalConfig(ReceiverConfig):
+    """A service with a URL for each region of accounts.
 
     Attributes:
-        routing_key: the integration key of a service or a ruleset.
         region: the region of the account.
         url: overrides the region's URL.
-        resolve_on_no_data: whether an alert whose data stopped resolves its incident;
-            otherwise the incident stays open with `NO DATA`.
     """
 
     grouped = False
 
-    # PagerDuty accepts 120 a minute for each integration key.
-    rate: RateText = "100/m"
-    routing_key: Secret
+    region_urls: ClassVar[Mapping[str, str]]
+    # Its pages show URLs with this path, which are then pasted.
+    path_of_requests: ClassVar[str]
+
     region: Literal["us", "eu"] = "us"
     url: str = ""
-    resolve_on_no_data: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_url(self.path + "url", self.base_url)
-
-    @property
-    def base_url(self) -> str:
-        """The URL that events are sent to, without the path."""
-        url = self.url or PAGERDUTY_URLS[self.region]
-        # PagerDuty's pages show the whole URL, which is then pasted.
-        return url.rstrip("/").removesuffix("/v2/enqueue")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpsgenieConfig(ReceiverConfig):
-    """Opsgenie, or Jira Service Management: the Alert API.
-
-    Attributes:
-        api_key: the key of an integration of type API.
-        region: the region of the account.
-        url: overrides the region's URL, such as
-            `https://api.atlassian.com/jsm/ops/integration` for Jira Service Management.
-        tags: tags of each alert, besides its severity and its labels.
-        resolve_on_no_data: whether an alert whose data stopped is closed; otherwise it
-            stays open with `NO DATA`.
-    """
-
-    grouped = False
-
-    api_key: Secret
-    region: Literal["us", "eu"] = "us"
-    url: str = ""
-    tags: tuple[str, ...] = ()
-    resolve_on_no_data: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +47,49 @@ class OpsgenieConfig(ReceiverConfig):
     @property
     def base_url(self) -> str:
         """The URL that requests are sent to, without the path."""
-        url = self.url or OPSGENIE_URLS[self.region]
-        # Their pages show the whole URL, which is then pasted.
-        return url.rstrip("/").removesuffix("/v2/alerts")
+        url = self.url or self.region_urls[self.region]
+        return url.rstrip("/").removesuffix(self.path_of_requests)
+
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the URL of the region."""
+        return [self.base_url]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagerDutyConfig(_RegionalConfig):
+    """PagerDuty: Events API v2.
+
+    Attributes:
+        routing_key: the integration key of a service or a ruleset.
+        resolve_on_no_data: whether an alert whose data stopped resolves its incident;
+            otherwise the incident stays open with `NO DATA`.
+    """
+
+    region_urls = PAGERDUTY_URLS
+    path_of_requests = "/v2/enqueue"
+
+    # PagerDuty accepts 120 a minute for each integration key.
+    rate: RateText = "100/m"
+    routing_key: Secret
+    resolve_on_no_data: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpsgenieConfig(_RegionalConfig):
+    """Opsgenie, or Jira Service Management: the Alert API.
+
+    Attributes:
+        api_key: the key of an integration of type API.
+        url: overrides the region's URL, such as
+            `https://api.atlassian.com/jsm/ops/integration` for Jira Service Management.
+        tags: tags of each alert, besides its severity and its labels.
+        resolve_on_no_data: whether an alert whose data stopped is closed; otherwise it
+            stays open with `NO DATA`.
+    """
+
+    region_urls = OPSGENIE_URLS
+    path_of_requests = "/v2/alerts"
+
+    api_key: Secret
+    tags: tuple[str, ...] = ()
+    resolve_on_no_data: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -21,7 +23,7 @@ RateText = Annotated[str, Unit("rate", parse_rate)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReceiverConfig(RequestConfig):
+class ReceiverConfig(RequestConfig, ABC):
     """The keys that all receivers have.
 
     Attributes:
@@ -63,6 +65,14 @@ class ReceiverConfig(RequestConfig):
     def follow_up(self) -> FollowUp:
         """How later messages relate to the first one about an alert."""
         return "post"
+
+    @abstractmethod
+    def urls_to_reach(self) -> Iterable[str]:
+        """Return the URLs that it sends requests to; they may be secrets.
+
+        Raises:
+            ConfigError: a secret cannot be read.
+        """
 
     def secrets(self) -> dict[str, Secret]:
         """Return the secrets that are set, by name."""

@@ -33,10 +33,7 @@ from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     AppriseConfig,
     EmailConfig,
-    OpsgenieConfig,
-    PagerDutyConfig,
     ReceiverConfig,
-    SlackConfig,
 )
 from kaywatch_agent.notify.http import (
     NoResponse,
@@ -215,18 +212,10 @@ def check_receiver_connections(context: CheckContext) -> CheckResults:
 
 
 def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target | _MailTarget]:
-    for key, secret in config.secrets().items():
-        value = secret.read()
-        if key in ("webhook_url", "url"):
-            yield _Target(name, value)
-    if isinstance(config, PagerDutyConfig | OpsgenieConfig):
-        yield _Target(name, config.base_url)
-    elif isinstance(config, SlackConfig) and config.bot_token is not None:
-        yield _Target(name, config.url)
-    elif isinstance(config, AlertmanagerConfig):
-        for url in config.urls:
-            yield _Target(name, url, "/-/ready")
-    elif isinstance(config, EmailConfig):
+    ready_path = "/-/ready" if isinstance(config, AlertmanagerConfig) else ""
+    for url in config.urls_to_reach():
+        yield _Target(name, url, ready_path)
+    if isinstance(config, EmailConfig):
         yield _MailTarget(name, config)
 
 

@@ -130,8 +130,8 @@ class RunsChange(ResponseBody):
 class LiveUpdate(ResponseBody):
     """The data of the events `full` and `changes`; null for what has not changed.
 
-    `since` is when counting began, in the store: of a window that begins before it, only
-    a part has data.
+    `since` is when counting began, in the store; a window that begins earlier has data
+    for a part only.
     """
 
     time: Moment
