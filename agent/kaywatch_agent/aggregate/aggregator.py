@@ -154,7 +154,7 @@ class Aggregator:
             if (old := find_late_events(columns.time, now)) is not None:
                 late += _count_by_batch(old, sizes)
             if self.registry.overflow_rows:
-                other = np.isin(columns.row, self.registry.overflow_rows)
+                other = self.registry.find_overflow(columns.row)
                 overflow += _count_by_batch(other, sizes)
         if joined.events.runs is not None:
             runs, _ = sections[-1]

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kaywatch_agent.model.series import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.settings.reader import Size
 from kaywatch_agent.units import parse_size
@@ -235,6 +238,7 @@ class Registry:
         self.keys: list[SeriesKey] = []
         self.births: list[float] = []
         self.overflow_rows: list[int] = []
+        self._overflow_flags = bytearray()  # by row, 1 for those
         self.overflow: Counter[Excess] = Counter()
         self._name_quotas: list[NameQuota] = []
         self.actions = self._interner("", OTHER)
@@ -271,6 +275,15 @@ class Registry:
         self._graphs[key.service].add(key.graph)
         return self._add(key)
 
+    def find_overflow(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Return which of the rows stand for other series.
+
+        It takes no longer when there are tens of thousands of them, as in a flood.
+        """
+        # No longer-lived view: a bytearray with one cannot grow.
+        found: NDArray[np.bool_] = np.frombuffer(self._overflow_flags, np.bool_)[rows]
+        return found
+
     def forget(self, client: str) -> None:
         """Drop the counts of a client that has left."""
         self.quota.forget(client)
@@ -301,8 +314,9 @@ class Registry:
         self.keys[:] = keys
         self.births[:] = names.get(BIRTHS, ())
         self._rows = {key: row for row, key in enumerate(self.keys)}
+        self._overflow_flags[:] = map(is_overflow, self.keys)
         self.overflow_rows[:] = [
-            row for row, key in enumerate(self.keys) if is_overflow(key)
+            row for row, is_other in enumerate(self._overflow_flags) if is_other
         ]
         self._graphs.clear()
         for key in self.keys:
@@ -341,7 +355,9 @@ class Registry:
 
     def _add(self, key: SeriesKey) -> int:
         row = self._rows[key] = len(self.keys)
-        if is_overflow(key):
+        is_other = is_overflow(key)
+        self._overflow_flags.append(is_other)
+        if is_other:
             self.overflow_rows.append(row)
         self.keys.append(key)
         return row

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,9 +147,18 @@ def test_every_event_has_a_row_of_its_kind_and_rows_are_bounded(
         assert registry.keys[row].service in (key.service, OTHER)
         assert registry.keys[row].graph in (key.graph, OTHER)
         by_kind[key.kind] += 1
+        assert find_overflow(registry) == registry.overflow_rows
     assert len(registry.keys) <= 2 * series + len(Kind)
     assert len(set(registry.keys)) == len(registry.keys)
     assert sum(registry.quota.by_client.values()) <= series
+    restored = small(series=series)
+    restored.restore(registry.keys, registry.names)
+    assert find_overflow(restored) == registry.overflow_rows
+
+
+def find_overflow(registry: Registry) -> list[int]:
+    rows = np.arange(len(registry.keys), dtype=np.int32)
+    return rows[registry.find_overflow(rows)].tolist()
 
 
 # -- names -----------------------------------------------------------------------------
