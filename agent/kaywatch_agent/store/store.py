@@ -34,6 +34,7 @@ from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.store import tiers
+from kaywatch_agent.store.bulk import execute_rows
 from kaywatch_agent.store.database import Database
 from kaywatch_agent.store.schema import FileDamaged, diagnosed, transaction
 from kaywatch_agent.units import size
@@ -192,10 +193,10 @@ class Store:
         expired = 0
         with transaction(db):
             self._write_names(db, change)
-            db.executemany(
-                "INSERT INTO journal VALUES (?, ?, ?)",
-                ((tick, n, encode(bucket)) for n, bucket in _entries(change)),
-            )
+            for n, bucket in _entries(change):
+                db.execute(
+                    "INSERT INTO journal VALUES (?, ?, ?)", (tick, n, encode(bucket))
+                )
             self._write_lists(db, batch)
             _set(db, now=change.now, since=change.since, counters=batch.counters)
             if current != self._moved:
@@ -208,56 +209,42 @@ class Store:
         return CommitReport(self._used + self.database.files.log_bytes(), expired)
 
     def _write_names(self, db: sqlite3.Connection, change: AggregateChanges) -> None:
-        db.executemany(
-            "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (row, int(k.kind), *k[1:5], json.dumps(k.labels))
-                for row, k in enumerate(
-                    change.keys[self._rows : change.rows], self._rows
-                )
-            ],
+        keys = change.keys[self._rows : change.rows]
+        series = (
+            (row, int(k.kind), *k[1:5], json.dumps(k.labels))
+            for row, k in enumerate(keys, self._rows)
         )
+        execute_rows(db, "INSERT INTO series VALUES {rows}", series)
         for kind, values in change.names.items():
             first, last = self._sizes.get(kind, 0), change.sizes[kind]
-            db.executemany(
-                "INSERT INTO names VALUES (?, ?, ?)",
-                [
-                    (kind, number, json.dumps(value))
-                    for number, value in enumerate(values[first:last], first)
-                ],
+            names = (
+                (kind, number, json.dumps(value))
+                for number, value in enumerate(values[first:last], first)
             )
+            execute_rows(db, "INSERT INTO names VALUES {rows}", names)
 
     def _write_lists(self, db: sqlite3.Connection, batch: WriteBatch) -> None:
-        change = batch.aggregate
+        change, documents = batch.aggregate, batch.documents
         # In this order: a client that was dropped may have returned since.
-        db.executemany(
-            "DELETE FROM clients WHERE id = ?", [(c,) for c in batch.clients.forgotten]
-        )
-        db.executemany(
-            "INSERT OR REPLACE INTO clients VALUES (?, ?)", batch.clients.stored.items()
-        )
+        forgotten = ((client,) for client in batch.clients.forgotten)
+        execute_rows(db, "DELETE FROM clients WHERE id IN (VALUES {rows})", forgotten)
+        clients = batch.clients.stored.items()
+        execute_rows(db, "INSERT OR REPLACE INTO clients VALUES {rows}", clients)
         failures = [(encode_json(failure),) for failure in change.failures]
         if failures:
-            db.executemany("INSERT INTO failures (data) VALUES (?)", failures)
+            execute_rows(db, "INSERT INTO failures (data) VALUES {rows}", failures)
             db.execute(
                 "DELETE FROM failures"
                 " WHERE number <= (SELECT max(number) FROM failures) - ?",
                 (FAILURES_KEPT,),
             )
-        db.executemany(
-            "INSERT OR REPLACE INTO topologies VALUES (?, ?, ?)",
-            [(t.service, t.graph, encode_json(t)) for t in change.topologies],
-        )
-        changed_documents = {
-            at: data for at, data in batch.documents.items() if data is not None
-        }
-        db.executemany(
-            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
-            [(*at, data) for at, data in changed_documents.items()],
-        )
-        db.executemany(
-            "DELETE FROM documents WHERE kind = ? AND id = ?",
-            batch.documents.keys() - changed_documents.keys(),
+        graphs = ((t.service, t.graph, encode_json(t)) for t in change.topologies)
+        execute_rows(db, "INSERT OR REPLACE INTO topologies VALUES {rows}", graphs)
+        written = [(*at, data) for at, data in documents.items() if data is not None]
+        execute_rows(db, "INSERT OR REPLACE INTO documents VALUES {rows}", written)
+        deleted = [at for at, data in documents.items() if data is None]
+        execute_rows(
+            db, "DELETE FROM documents WHERE (kind, id) IN (VALUES {rows})", deleted
         )
 
     def _move_journal(
