@@ -44,8 +44,7 @@ def encode(bucket: Bucket) -> bytes:
     header = msgspec.msgpack.encode(
         [(name, column.dtype.str, column.size) for name, column in columns.items()]
     )
-    parts = [column.tobytes() for column in columns.values()]
-    return b"".join((_LENGTH.pack(len(header)), header, *parts))
+    return b"".join((_LENGTH.pack(len(header)), header, *columns.values()))
 
 
 def decode(
