@@ -147,8 +147,9 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
 def _add_notes(result: RuleResult, groups: list[Group], shown: MetricValues) -> None:
     """Add the notes of the metric that is shown."""
     result.usual, result.compared = shown.usual, shown.notes
-    notes = shown.notes_of(groups[n] for n in result.breaching)
-    numbered = zip(result.breaching, notes, strict=True)
+    breaching = result.breaching
+    notes = shown.notes_of(groups[n] for n in breaching)
+    numbered = zip(breaching, notes, strict=True)
     result.notes = {n: note for n, note in numbered if note}
 
 

@@ -91,13 +91,17 @@ def make_result(
 ) -> RuleResult:
     """Return a result; UNKNOWN overrides BREACH, BREACH overrides BAND; else CLEAR."""
     size = len(groups)
-    codes = np.select([unknown, breach, band], [UNKNOWN, BREACH, BAND], CLEAR)
+    # Most rules have few groups: np.select and np.broadcast_to take longer.
+    codes = np.full(size, CLEAR, np.int8)
+    codes[band] = BAND
+    codes[breach] = BREACH
+    codes[unknown] = UNKNOWN
     return RuleResult(
         rule.per if labels is None else labels,
         groups,
-        np.broadcast_to(codes, size).astype(np.int8),
+        codes,
         value,
-        np.broadcast_to(np.asarray(threshold, np.float64), size),
-        np.broadcast_to(np.asarray(executions, np.int64), size),
-        np.broadcast_to(np.asarray(errors, np.int64), size),
+        np.full(size, threshold, np.float64),
+        np.full(size, executions, np.int64),
+        np.full(size, errors, np.int64),
     )
