@@ -54,6 +54,10 @@ __all__ = ["budgets_left", "evaluate", "prepare"]
 
 _SOURCES_WITH_OUTCOMES: Final = (MetricSource.NODES, MetricSource.RUNS)
 
+# Of no groups: most applications have nothing that some of the rules are about.
+_NO_VALUES: Final = np.zeros(0)
+_NOWHERE: Final = np.zeros(0, bool)
+
 
 def prepare(rule: Rule, windows: WindowCache) -> None:
     """Announce the statistics that a rule needs."""
@@ -118,6 +122,8 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
         for name, metric in condition.metrics.items()
     }
     groups = _joined_groups(columns)
+    if not groups:
+        return make_result(rule, groups, breach=_NOWHERE, value=_NO_VALUES, threshold=0)
     values, executions, errors = _aligned(groups, columns)
     if windows.input.covered < rule.window:
         _mask_low_counts(condition, values)
@@ -148,9 +154,10 @@ def _add_notes(result: RuleResult, groups: list[Group], shown: MetricValues) -> 
     """Add the notes of the metric that is shown."""
     result.usual, result.compared = shown.usual, shown.notes
     breaching = result.breaching
-    notes = shown.notes_of(groups[n] for n in breaching)
-    numbered = zip(breaching, notes, strict=True)
-    result.notes = {n: note for n, note in numbered if note}
+    if breaching:
+        notes = shown.notes_of(groups[n] for n in breaching)
+        numbered = zip(breaching, notes, strict=True)
+        result.notes = {n: note for n, note in numbered if note}
 
 
 def _truth(
@@ -241,6 +248,8 @@ def _values(
         return latency_over_usual(rule, windows)
     if metric.compute is None:
         by_group = live_values(rule, windows, name)
+        if not by_group:
+            return MetricValues([], _NO_VALUES)
         values = np.array([one.value for one in by_group.values()], np.float64)
         executions = np.array([one.executions for one in by_group.values()], np.int64)
         notes = {group: one.note for group, one in by_group.items() if one.note}
@@ -257,6 +266,8 @@ def _values(
         )
     selector = select(metric, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)
+    if not groups:
+        return MetricValues([], _NO_VALUES)
     values = metric.compute(stats, windows.context(rule.window))
     departed = _lost_counts(rule, windows, name, groups) if metric.counts else {}
     if metric.source not in _SOURCES_WITH_OUTCOMES:

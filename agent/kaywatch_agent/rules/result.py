@@ -72,7 +72,7 @@ class RuleResult:
     @property
     def breaching(self) -> list[int]:
         """The numbers of the groups that breach."""
-        numbers: list[int] = np.flatnonzero(self.codes == BREACH).tolist()
+        numbers: list[int] = (self.codes == BREACH).nonzero()[0].tolist()
         return numbers
 
 
