@@ -78,10 +78,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 
 
+# Folders of short tests, those with the shortest last.
+SHORT = ("fuzz", "docs", "agent", "client")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the long tests first: the short ones then keep all workers busy."""
-    short = ("agent", "client", "docs", "fuzz")
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] in short)
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return SHORT.index(folder) + 1 if folder in SHORT else 0
+
+    items.sort(key=place)
 
 
 def make_once(

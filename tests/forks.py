@@ -3,8 +3,9 @@
 Strategy: an agent imports for half a second, and tests run hundreds of them. So each
 worker of pytest starts one process that imports all of it (`tests/fork_server.py`), and
 forks it for each command. Such a command is a process as any other, with environment,
-files, signals and exit code of its own. `tests/test_packaging.py`, `tests/systemd` and
-the tests of the demo start it as users do, and so do benchmarks.
+files, signals and exit code of its own; only at its end, Python's modules are not
+cleared. `tests/test_packaging.py`, `tests/systemd` and the tests of the demo start and
+end it as users do, and so do benchmarks.
 """
 
 from __future__ import annotations
