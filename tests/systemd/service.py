@@ -21,6 +21,12 @@ PYTHON = f"{FOLDER}/bin/python"
 KAYWATCH = f"{FOLDER}/bin/kaywatch"
 UNIT = "kaywatch.service"
 UNITS = ("kaywatch.socket", "kaywatch-http.socket", UNIT)
+# What the service imports, with what these import.
+MODULES = (
+    *("kaywatch_agent.__main__", "kaywatch_agent.app", "kaywatch_agent.cli.main"),
+    *("kaywatch_agent.cli.commands.serve", "kaywatch_agent.web.check"),
+    *("kaywatch._process", "kaywatch.query", "msgpack", "uvloop", "encodings.idna"),
+)
 
 # A client that records until its stdin ends, and then prints the count.
 CLIENT = """
@@ -267,7 +273,7 @@ def _install(wheel: Path, root: Path) -> None:
             check=True,
         )
         # The service may not write bytecode; of the dependencies, it needs a part.
-        code = "import kaywatch_agent.app, kaywatch_agent.cli.main"
+        code = f"import {', '.join(MODULES)}"
         subprocess.run([python, "-c", code], check=True)
         command = venv / "bin" / "kaywatch"
         command.write_text(command.read_text().replace(str(venv), FOLDER))

@@ -82,7 +82,9 @@ def test_systemd_can_listen_for_http_as_well(service: Service) -> None:
     box.run(KAYWATCH, "service", "install")
 
 
-@pytest.mark.parametrize("how", ["stopped", "blocked"])
+@pytest.mark.parametrize(
+    "how", ["blocked", pytest.param("stopped", marks=pytest.mark.long)]
+)
 def test_an_agent_that_hangs_is_killed_and_restarted(
     service: Service, how: str
 ) -> None:
@@ -169,13 +171,13 @@ def test_connections_succeed_and_totals_are_exact_over_restarts_under_load(
     connector = service.spawn(CONNECTOR, user="app", group="kaywatch")
 
     pids = {service.pid}
-    for _ in range(3):
+    for _ in range(2):
         service.box.run("systemctl", "restart", UNIT)
         pids.add(service.pid)
     service.box.run("systemctl", "kill", "--signal=KILL", UNIT)
     until(lambda: service.serving() and service.pid not in pids, "it is back")
 
-    assert len(pids) == 4
+    assert len(pids) == 3
     tried, failed = service.end(connector).split(" ", 1)
     assert (failed, int(tried) > 200) == ("[]\n", True)
     recorded = [int(service.end(client)) for client in clients]

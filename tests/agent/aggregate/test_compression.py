@@ -35,7 +35,9 @@ BUCKETS: dict[str, Callable[[], Bucket]] = {
     "many rows": lambda: reduce(events(5_000, rows=5_000)),
     "large counts": lambda: merge([reduce(events(1_000))] * 300),
     "phases": lambda: reduce(events(5_000), phases(events(5_000))),
-    "long phases": lambda: merge([reduce(events(90), phases(events(90)))] * 100_000),
+    "long phases": lambda: merge(
+        [merge([reduce(events(90), phases(events(90)))] * 1_000)] * 100
+    ),
 }
 
 

@@ -512,19 +512,25 @@ def test_money_for_failed_attempts() -> None:
     )
 
 
-def spend_for_hours(harness: AlertHarness, hours: int, cost: float) -> None:
-    """Let a graph run 24 times an hour in the daytime, each run for some dollars."""
+def spend_for_hours(
+    harness: AlertHarness, hours: int, cost: float, *, step: int = 600
+) -> None:
+    """Let a graph run 24 times an hour in the daytime, each run for some dollars.
+
+    Rules are evaluated once in each step, in seconds.
+    """
     key = SeriesKey(Kind.COUNT, "web", "shop", "pay", "llm_cost_usd", ())
-    for _ in range(hours * 6):
+    runs = 24 * step // 3600
+    for _ in range(hours * 3600 // step):
         if 6 <= harness.now // 3600 % 24 < 20:
-            end_runs(harness, 4, NORMAL_END)
-            harness.source.add_values(key, harness.now, [4 * cost])
-        harness.wait(600, 600)
+            end_runs(harness, runs, NORMAL_END)
+            harness.source.add_values(key, harness.now, [runs * cost])
+        harness.wait(step, step)
 
 
 def test_a_run_that_costs_twice_as_much_as_a_week_ago() -> None:
     harness = built_in_harness()
-    spend_for_hours(harness, 7 * 24, 0.02)
+    spend_for_hours(harness, 7 * 24, 0.02, step=1800)
     spend_for_hours(harness, 4, 0.03)
     assert harness.sent == []
     spend_for_hours(harness, 2, 0.05)
