@@ -167,6 +167,23 @@ async def test_results_of_opsgenies_responses(
     assert request.headers["authorization"] == f"GenieKey {KEY}"
 
 
+@pytest.mark.parametrize("reply", [Reply(503, ""), Reply(401, "")])
+async def test_a_priority_that_is_not_accepted_is_sent_again_before_the_repeat(
+    receivers: Receivers, http: HttpClient, reply: Reply
+) -> None:
+    receivers.answer(f"/v2/alerts/{ALIAS}/priority", reply)
+    results = [
+        await send(receivers, http, {**TABLE}, message(kind="repeat")) for _ in range(2)
+    ]
+
+    assert [result.outcome is DeliveryOutcome.SENT for result in results] == [
+        False,
+        True,
+    ]
+    methods = [request.method for request in receivers.requests]
+    assert methods == ["PUT", "PUT", "POST"]
+
+
 async def test_the_fields_that_opsgenie_rejects_are_named(
     receivers: Receivers, http: HttpClient
 ) -> None:
@@ -193,17 +210,25 @@ async def test_alerts_are_created_counted_and_closed_at_the_same_account(
     async with run_worker(receivers, ops=table) as run:
         run.put("ops", NotificationKind.FIRING, alert())
         await until(lambda: run.count(MessageStatus.SENT) == 1)
-        run.put("ops", NotificationKind.REPEAT, alert())
+        run.put("ops", NotificationKind.REPEAT, alert(severity="error"))
         await until(lambda: run.count(MessageStatus.SENT) == 2)
         key.write_text("new-key-2")
         run.put("ops", NotificationKind.RESOLVED, resolve_alert(alert()))
         await until(lambda: run.count(MessageStatus.SENT) == 3)
 
-    first, repeat, end = receivers.requests
+    first, priority, repeat, end = receivers.requests
+    # The severity was changed, and a repeat alone does not change an open alert.
+    assert (priority.method, priority.path, priority.query) == (
+        "PUT",
+        f"/v2/alerts/{ALIAS}/priority",
+        "identifierType=alias",
+    )
+    assert priority.json == {"priority": "P2"}
+    assert first.json["priority"] == "P1"
     assert first.json["alias"] == repeat.json["alias"] == ALIAS
     assert (end.path, end.query) == (
         f"/v2/alerts/{ALIAS}/close",
         "identifierType=alias",
     )
     keys = [request.headers["authorization"] for request in receivers.requests]
-    assert keys == ["GenieKey old-key-1"] * 2 + ["GenieKey old-key-1"]
+    assert keys == ["GenieKey old-key-1"] * 4

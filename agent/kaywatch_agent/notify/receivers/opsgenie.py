@@ -1,7 +1,8 @@
 """Opsgenie, and Jira Service Management with the same API: the Alert API, version 2.
 
 https://docs.opsgenie.com/docs/alert-api: an alert with the alias of an open one is
-counted there, and changes nothing else. Requests are accepted with 202, and processed
+counted there, and changes nothing else. Its priority has a request of its own, since
+the severity of a rule may change. Requests are accepted with 202, and processed
 afterwards.
 """
 
@@ -24,10 +25,10 @@ from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import OpsgenieConfig
 from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.receivers.account import send_to_account
-from kaywatch_agent.notify.result import DeliveryResult, judge_status
+from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, judge_status
 from kaywatch_agent.notify.truncation import truncate
 
-__all__ = ["Opsgenie", "Request", "render"]
+__all__ = ["Opsgenie", "Request", "render", "render_priority"]
 
 MAX_MESSAGE: Final = 130
 MAX_DESCRIPTION: Final = 15_000
@@ -91,6 +92,15 @@ def render(
     return Request("POST", "/v2/alerts", _alert(notification, alert, text, now, tags))
 
 
+def render_priority(notification: Notification) -> Request | None:
+    """Return the request that sets the priority of an open alert; None for others."""
+    if notification.kind is not NotificationKind.REPEAT:
+        return None
+    (alert,) = notification.alerts
+    path = f"/v2/alerts/{alert.dedup_key}/priority?identifierType=alias"
+    return Request("PUT", path, {"priority": PRIORITIES[alert.severity]})
+
+
 class Opsgenie:
     """Sends to one integration."""
 
@@ -104,27 +114,33 @@ class Opsgenie:
 
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Create, count, rename or close an alert."""
-        request = self._request(notification, now)
+        priority = render_priority(notification)
 
         async def call(key: str) -> DeliveryResult:
-            response = await self._http.post(
-                self._config.base_url + request.path,
-                msgspec.json.encode(request.body),
-                {"Authorization": f"GenieKey {key}"},
-                secrets=(key,),
-                options=self._config.request_options(),
-                method=request.method,
-            )
-            result = judge_status(
-                response.status, response.headers, _error(response), now
-            )
-            if result.pause:
-                after = max(result.after or 0.0, MIN_PAUSE)
-                return dataclasses.replace(result, after=after)
-            return result
+            # First, because it can be repeated without being counted.
+            if priority is not None:
+                result = await self._send(priority, key, now)
+                if result.outcome is not DeliveryOutcome.SENT:
+                    return result
+            return await self._send(self._request(notification, now), key, now)
 
         key = self._config.api_key.read()
         return await send_to_account(notification.account, key, call)
+
+    async def _send(self, request: Request, key: str, now: float) -> DeliveryResult:
+        response = await self._http.post(
+            self._config.base_url + request.path,
+            msgspec.json.encode(request.body),
+            {"Authorization": f"GenieKey {key}"},
+            secrets=(key,),
+            options=self._config.request_options(),
+            method=request.method,
+        )
+        result = judge_status(response.status, response.headers, _error(response), now)
+        if result.pause:
+            after = max(result.after or 0.0, MIN_PAUSE)
+            return dataclasses.replace(result, after=after)
+        return result
 
     def _request(self, notification: Notification, now: float) -> Request:
         return render(
