@@ -28,6 +28,7 @@ from tests.agents import Agent, free_port, kill_at_end, running_agent, until
 from tests.brokers import AGENT, HOST, run_broker
 from tests.certificates import certificate
 from tests.e2e.chaos import small_disk
+from tests.mail_server import run_mail_server
 from tests.mqtt import agent_at, is_listening, settings, variables
 from tests.receivers import run_receivers
 
@@ -602,6 +603,7 @@ def test_receivers_are_connected_to_without_sending(short: Path) -> None:
     assert report.status("heartbeat", "nothing was sent") == "ok"
     assert report.status("receiver.am", "is ready") == "ok"
     assert report.status("receiver.mail (127.0.0.1:", "nothing was sent") == "ok"
+    assert report.status("receiver.mail", "no encryption by STARTTLS") == "problem"
     assert report.status("receiver.shut", "connection refused") == "problem"
     assert report.status("receiver.lost", "name cannot be resolved") == "problem"
     assert report.status("receiver.link", "cannot connect", "not allowed")
@@ -660,6 +662,57 @@ def test_the_certificate_of_a_receiver_is_checked(
 
     assert report.status("its certificate", words) == status
     assert strange.status("is not trusted", "SSL_CERT_FILE") == "problem"
+
+
+MAIL = (
+    '[receiver.mail]\ntype = "email"\nhost = "{host}"\nport = {port}\n'
+    'from = "a@example.org"\nto = ["b@example.org"]\nca = "{ca}"\n'
+)
+
+
+def check_mail(folder: Path, port: int, ca: Path, host: str = "127.0.0.1") -> Report:
+    text = MAIL.format(host=host, port=port, ca=ca)
+    return doctor("receivers", "--config", str(config(folder, text)))
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "words"),
+    [
+        (-1, "problem", "certificate has expired"),
+        (5, "warning", "expires in 4d 23h"),
+        (80, "ok", "is valid for 79d 23h"),
+    ],
+)
+def test_the_certificate_of_a_mail_server_is_checked_after_starttls(
+    short: Path, days: int, status: str, words: str
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority, other = trustme.CA(), trustme.CA()
+    leaf = authority.issue_cert(
+        *("127.0.0.1", "localhost"),
+        not_before=now - dt.timedelta(90),
+        not_after=now + dt.timedelta(days),
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    leaf.configure_cert(context)
+    for name, each in (("ca.pem", authority), ("other.pem", other)):
+        each.cert_pem.write_to_path(str(short / name))
+    with run_mail_server(starttls=context) as server:
+        report = check_mail(short, server.port, short / "ca.pem")
+        strange = check_mail(short, server.port, short / "other.pem")
+
+    assert report.status("receiver.mail", "nothing was sent") == "ok"
+    assert report.status("its certificate after STARTTLS", words) == status
+    assert strange.status("after STARTTLS is not trusted") == "problem"
+    assert server.mails == []
+
+
+def test_a_mail_server_without_starttls_is_a_problem(short: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(short / "ca.pem"))
+    with run_mail_server() as server:
+        report = check_mail(short, server.port, short / "ca.pem")
+    assert report.status("does not offer STARTTLS", 'tls = "tls"') == "problem"
 
 
 def test_the_table_of_checks_has_all_sections_in_order() -> None:

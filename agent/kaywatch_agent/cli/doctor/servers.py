@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import smtplib
 import socket
 import ssl
 import time
@@ -52,6 +53,9 @@ MAX_CONNECTS: Final = 8  # at once
 
 # Let's Encrypt recommends to renew 30 days before the end.
 EXPIRES_SOON_DAYS: Final = 14
+SMTP_READY: Final = 220
+SMTP_OK: Final = 250
+MAX_REPLY: Final = 200  # characters of a mail server's reply
 
 
 def check_agent_certificate(context: CheckContext) -> CheckResults:
@@ -238,15 +242,50 @@ def _check_target(target: _Target | _MailTarget) -> CheckResults:
 
 
 def _check_mail_server(target: _MailTarget) -> CheckResults:
-    """Connect to a mail server; a certificate after STARTTLS is not checked."""
+    """Connect to a mail server, and check its certificate."""
     config = target.config
     try:
-        tls = tls_context(config.ca) if config.tls == "tls" else None
+        tls = tls_context(config.ca) if config.tls != "none" else None
     except NoResponse as error:
         yield problem(f"{target}: {error}", "correct the key ca")
         return
-    port = config.server_port
-    yield from _connect(str(target), config.host, port, tls, check_address)
+    host, port = config.host, config.server_port
+    if tls is None or config.tls == "tls":
+        yield from _connect(str(target), host, port, tls, check_address)
+        return
+    try:
+        connection = _open(host, port, check_address)
+    except (OSError, ValueError) as error:
+        yield _unreachable(str(target), error)
+        return
+    yield ok(f"{target}: can be connected to; nothing was sent")
+    with connection:
+        yield _check_starttls(target, connection, tls)
+
+
+def _check_starttls(
+    target: _MailTarget, connection: socket.socket, tls: ssl.SSLContext
+) -> CheckResult:
+    """Encrypt a connection to a mail server, and check the certificate."""
+    client = smtplib.SMTP(local_hostname="localhost")
+    client.sock = connection
+    try:
+        reply = client.getreply()
+        if reply[0] == SMTP_READY:
+            reply = client.ehlo()
+            if reply[0] == SMTP_OK and not client.has_extn("starttls"):
+                text = f"{target}: the mail server does not offer STARTTLS"
+                return problem(text, 'set tls = "tls" or "none", and the port for it')
+            reply = client.docmd("STARTTLS")
+        if reply[0] != SMTP_READY:
+            text = f"{reply[0]} {reply[1].decode(errors='replace')}"[:MAX_REPLY]
+            fix = "check the server, and that it accepts mail from this host"
+            return problem(f"{target}: the mail server answers {text}", fix)
+        what = f"{target}: its certificate after STARTTLS"
+        return _check_certificate(what, connection, target.config.host, tls)
+    except (OSError, smtplib.SMTPException) as error:
+        text = f"{target}: no encryption by STARTTLS: {_describe_error(error)}"
+        return problem(text, "check the port, and that it is a mail server")
 
 
 def _check_ready(target: _Target, url: SplitResult) -> CheckResult:
