@@ -68,7 +68,7 @@ class Export:
     """One export of many series."""
 
     def __init__(self, kind: str, line: str, url: str, folder: Path) -> None:
-        self.config = parse(f"[[export.{kind}]]\nurl = '{url}/x'\n{line}").export
+        self.config = parse(f"[[export.{kind}]]\nurl = '{url}'\n{line}").export
         self.folder = folder
         self.now = 0.0
 
@@ -76,7 +76,7 @@ class Export:
         """Return the CPU of a snapshot, and the longest pause, in milliseconds."""
         web = WebServer(source, MetricsRegistry(), "bench")
         http = HttpClient()
-        self.now = time.time()
+        self.now = max(self.now, time.time())
         (target,) = self.config.targets
         is_otlp = bool(self.config.otlp)
         kind = Otlp if is_otlp else RemoteWrite
@@ -147,7 +147,7 @@ def measure(effort: Effort) -> list[Row]:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     ) as server:
         assert server.stdout is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/write"
         measurements = interleave(
             effort.rounds,
             {

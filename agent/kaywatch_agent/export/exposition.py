@@ -17,10 +17,12 @@ from kaywatch_agent.aggregate.native_histogram import (
     native_histograms,
 )
 from kaywatch_agent.export.encoding import (
+    SERIES_PER_REQUEST,
     STALE,
     encode_exemplar,
     encode_histogram,
     encode_labels,
+    encode_request,
     encode_sample,
     key_of,
     pack_value,
@@ -117,6 +119,7 @@ class RemoteWriteExposition:
         self._before, self._after = sample_around(time)
         self._births: list[bytes] = []
         self._values: list[bytes] = []
+        self._requests: list[bytes] = []
 
     def groups(self, table: SeriesTable) -> RemoteWriteGroups:
         """Return what writes the families of some groups."""
@@ -150,7 +153,7 @@ class RemoteWriteExposition:
         sample = labels + self._before + pack_value(value) + self._after
         if exemplar is not None:
             sample += self._exemplar(exemplar)
-        self._values.append(sample)
+        self._keep(sample)
 
     def add_histogram(
         self, labels: bytes, created: float, native: NativeHistogram,
@@ -169,7 +172,7 @@ class RemoteWriteExposition:
         sample = encode_histogram(labels, native, count, total, self.time)
         if exemplar is not None:
             sample += self._exemplar(exemplar)
-        self._values.append(sample)
+        self._keep(sample)
 
     def births(self) -> list[bytes]:
         """Return the requests with the zeros of new counters.
@@ -181,10 +184,23 @@ class RemoteWriteExposition:
 
     def chunks(self) -> list[bytes]:
         """Return the requests with values, and then with the ends of series."""
-        parts = (self._values, self._ends())
-        return [request for part in parts for request in write_requests(part)]
+        rest = (self._values, self._ends())
+        return [
+            *self._requests,
+            *(request for part in rest for request in write_requests(part)),
+        ]
 
     # -- inside ------------------------------------------------------------------------
+
+    def _keep(self, sample: bytes) -> None:
+        """Add an encoded series to the next request.
+
+        Freeing 100,000 of them at once would pause all threads.
+        """
+        self._values.append(sample)
+        if len(self._values) == SERIES_PER_REQUEST:
+            self._requests.append(encode_request(self._values))
+            self._values = []
 
     def _birth(self, created: float) -> int | None:
         """Return when a new series was zero; None if that is not to be sent."""
@@ -207,7 +223,8 @@ class RemoteWriteExposition:
     def _ends(self) -> list[bytes]:
         """Return the ends of the series that were sent last, and exist no longer."""
         previous = self._previous
-        if previous is None or previous.keys <= self.keys:
+        # Unlike a comparison of sets, this lets other threads run meanwhile.
+        if previous is None or all(key in self.keys for key in previous.keys):
             return []
         ends: dict[int, bytes] = {}
         for series in previous.series():
