@@ -79,7 +79,7 @@ def test_a_process_that_dies_takes_its_alerts_with_it(rule: str) -> None:
     message = harness.sent[-1][3]
     # The value is the last that was observed.
     assert message.value == message.worst
-    harness.wait(1200)
+    harness.wait(1200, 15)
     assert len(ends(harness, rule)) == 1
 
 
@@ -89,7 +89,7 @@ def test_a_disconnected_process_is_waited_for(rule: str) -> None:
     harness.process(7, ClientState.DISCONNECTED, **says)
     harness.wait(300)
     assert ends(harness, rule) == []
-    harness.wait(600)
+    harness.wait(600, 15)
 
     ((reason, summary),) = ends(harness, rule)
     assert reason == "no_data"
@@ -102,7 +102,7 @@ def test_a_process_that_reconnects_goes_on(rule: str) -> None:
     harness.process(7, ClientState.DISCONNECTED, **says)
     harness.wait(60)
     harness.process(7, **says)
-    harness.wait(900)
+    harness.wait(900, 15)
     assert ends(harness, rule) == []
     harness.process(7)
     harness.wait(300)
