@@ -441,6 +441,8 @@ def test_a_client_with_a_wrong_clock_is_judged_as_the_agent_treats_it(
         link.connect(agent.socket)
         link.sendall(wire.frame(hello) + wire.frame(batch))
         until(lambda: agent.clients() and agent.clients()[0]["events"], "it is taken")
+        # The next tick counts it.
+        until(lambda: "n" in agent.executions(), "it is counted")
         report = doctor_for(agent, "clock", "agent")
 
     result = report.result("adrift", f"pid {os.getpid()}", *words)
