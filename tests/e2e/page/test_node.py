@@ -103,7 +103,7 @@ def test_failures_that_attempts_hid_are_shown(
     stats = read_stats(shop, "Quote", "--window", "1h")
     assert (stats["total_retries"], stats["outcomes"]["fallback"]) == (3, 3)
     assert figure(page, "Retries").startswith("3")
-    assert figure(page, "Hidden failures") == "3"
+    assert figure(page, "Fallbacks") == "3"
     errors = page.get_by_role("region", name="Errors")
     row = errors.get_by_role("row").filter(has_text="TimeoutError")
     expect(row.first).to_contain_text("exec")

@@ -115,8 +115,8 @@ function Summary({ stats, calls }: { stats: NodeStats; calls: ModelCalls | null 
         {formatCount(stats.total_retries)}
       </Figure>
       <Figure
-        label="Hidden failures"
-        exact={`${suppressed} suppressed, ${fallback} answered by a fallback`}
+        label="Fallbacks"
+        exact={`${fallback} answered by a fallback, ${suppressed} suppressed by on_error`}
       >
         <span class={hidden ? "warning" : ""}>{formatCount(hidden)}</span>
       </Figure>

@@ -110,6 +110,7 @@ class Onset(NamedTuple):
         wasted: the cost of failed attempts since then; None without calls of models.
         usual: the share within the hour before it rose; None if it did not rise.
         errors: the executions with an exception since then, by its type.
+        is_whole: whether nothing is known from before it.
     """
 
     since: float | None
@@ -119,6 +120,7 @@ class Onset(NamedTuple):
     wasted: float | None
     usual: float | None
     errors: Mapping[str, int]
+    is_whole: bool = False
 
     @property
     def share(self) -> float:
@@ -217,7 +219,8 @@ class HourCounts:
         total = self._totals.executions[start // self._size]
         is_older = total > self._stats.executions[own].sum()
         first = 0 if is_older else int(np.argmax(events[own] > 0))
-        whole = self._since(place, first, bad, events)._replace(usual=None)
+        whole = self._since(place, first, bad, events)
+        whole = whole._replace(usual=None, is_whole=not is_older)
         recent = self._since(place, self._recent, bad, events)._replace(usual=None)
         return whole if whole.share > SAME_SHARE * recent.share else recent
 

@@ -55,6 +55,8 @@ class Suspect(NamedTuple):
         """Return the problem, with its onset from the history."""
         onset = self.onset(history)
         severity, text, details = self.describe(onset)
+        if onset.is_whole:
+            details = ["from the first one on", *details]
         service, graph, node = self.place
         return ProblemView(
             kind=self.kind,

@@ -11,6 +11,7 @@ from kaywatch_agent.model.alerts import SEVERITIES, AlertDetails
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.units import duration
 from kaywatch_agent.web.api.diagnosis.alert_problems import (
     alert_problem,
     built_in_problems,
@@ -33,6 +34,9 @@ __all__ = ["list_problems"]
 
 DEFAULT_WINDOW: Final = "5m"
 MAX_PROBLEMS: Final = 100
+# With less between their beginnings, problems of a place began together: the bucket of
+# an onset is known.
+OTHER_ONSET_SECONDS: Final = 20.0
 
 _FAILURES: Final[tuple[ProblemKind, ...]] = ("failing", "low_traffic")
 _LOOPS: Final = ("runaway", "unusual_loop")
@@ -62,11 +66,11 @@ class ProblemList(ResponseBody):
 
 def list_problems(snapshot: AgentSnapshot, query: ProblemsQuery) -> ProblemList:
     """Return the present problems: place, cause, beginning and cost."""
-    duration = query.window or DEFAULT_WINDOW
+    window = query.window or DEFAULT_WINDOW
     problems = [
         problem
         for problem in snapshot.shared.get(
-            ("problems", duration), snapshot.now, lambda: _problems(snapshot, duration)
+            ("problems", window), snapshot.now, lambda: _problems(snapshot, window)
         )
         if not query.service or problem.service in ("", query.service)
     ]
@@ -78,11 +82,14 @@ def list_problems(snapshot: AgentSnapshot, query: ProblemsQuery) -> ProblemList:
 # -- inside --------------------------------------------------------------------------
 
 
-def _problems(snapshot: AgentSnapshot, duration: str) -> list[ProblemView]:
+def _problems(snapshot: AgentSnapshot, window: str) -> list[ProblemView]:
     """Return the problems of all services, the most urgent first."""
-    evidence = NodeEvidence(snapshot, window_seconds(duration))
-    problems = list(_merged([*_by_figures(evidence), *_present(evidence)]))
-    return sorted(_with_alerts(problems, snapshot.alerts()), key=_urgency)
+    evidence = NodeEvidence(snapshot, window_seconds(window))
+    problems = list(
+        _merged([*_by_figures(evidence), *_present(evidence)], snapshot.now)
+    )
+    problems = _with_alerts(problems, snapshot.alerts(), snapshot.now)
+    return sorted(problems, key=_urgency)
 
 
 def _by_figures(evidence: NodeEvidence) -> Iterator[ProblemView]:
@@ -110,7 +117,7 @@ def _present(evidence: NodeEvidence) -> Iterator[ProblemView]:
     yield from built_in_problems(evidence.snapshot.alerts())
 
 
-def _merged(problems: Iterable[ProblemView]) -> Iterator[ProblemView]:
+def _merged(problems: Iterable[ProblemView], now: float) -> Iterator[ProblemView]:
     """Yield one problem for each place; the others of the place are its details.
 
     A node that contains a graph fails if a node inside fails, which is one problem.
@@ -127,14 +134,23 @@ def _merged(problems: Iterable[ProblemView]) -> Iterator[ProblemView]:
         if key in first:
             # The cost of failed attempts is among the details of failures.
             if one.kind != "wasted_spend":
-                first[key].details.append(one.text)
+                _add_detail(first[key], one, now)
         else:
             first[key] = one
     yield from first.values()
 
 
+def _add_detail(problem: ProblemView, other: ProblemView, now: float) -> None:
+    """Append another problem of the place, with its age if that is another one."""
+    text = other.text
+    ages = [now - each.since for each in (problem, other) if each.since is not None]
+    if len(ages) == 2 and abs(ages[0] - ages[1]) > OTHER_ONSET_SECONDS:
+        text += f", for {duration(round(max(0.0, ages[1])), parts=1)}"
+    problem.details.append(text)
+
+
 def _with_alerts(
-    problems: list[ProblemView], alerts: AlertsSnapshot
+    problems: list[ProblemView], alerts: AlertsSnapshot, now: float
 ) -> list[ProblemView]:
     """Return the problems with their firing alerts; any other alert is a problem."""
     known = alerts.same_cause()
@@ -147,22 +163,24 @@ def _with_alerts(
         facts = alerts.describe(alert)
         same = [problem for problem in problems if _is_about(facts, problem)]
         for problem in same:
-            _add_alert(problem, facts)
+            _add_alert(problem, facts, now)
         if not same:
             kind: ProblemKind = "runaway" if facts.rule in _LOOPS else "alert"
             problems.append(alert_problem(facts, kind))
     return problems
 
 
-def _add_alert(problem: ProblemView, facts: AlertDetails) -> None:
+def _add_alert(problem: ProblemView, facts: AlertDetails, now: float) -> None:
     own = alert_problem(facts)
+    # Its condition was met before it fired.
+    own.since = facts.started
     # The rule's severity is the user's, so that of the check does not count any more.
     severities = [problem.severity] if problem.alerts else []
     problem.severity = max([*severities, facts.severity], key=_rank)
     problem.alerts += own.alerts
     metric = facts.condition.split(" ")[0]
     if facts.rule not in BUILT_IN and metric not in _SAID.get(problem.kind, ()):
-        problem.details.append(own.text)
+        _add_detail(problem, own, now)
 
 
 def _is_about(facts: AlertDetails, problem: ProblemView) -> bool:

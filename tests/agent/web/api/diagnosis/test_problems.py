@@ -94,9 +94,23 @@ def test_the_beginning_is_unknown_if_there_were_events_before_the_hour(
     now = push_past(watched, lambda age: [failed] if age <= 3400 else [])
     problem = problems(watched)["failing"]
     assert abs(problem["since"] - (now - 3400)) <= 15
+    assert problem["details"][0] == "from the first one on"
     older = {"graph": "order", "node": "pay", "seconds": 0.1, "end": now - HOUR - 120}
     watched.send_rows(older)
-    assert problems(watched, window="10m")["failing"]["since"] is None
+    problem = problems(watched, window="10m")["failing"]
+    assert problem["since"] is None
+    assert problem["details"][0] != "from the first one on"
+
+
+def test_what_began_at_another_time_has_its_own_age(watched: Served) -> None:
+    def make(age: int) -> list[Row]:
+        hidden = {"outcome": "fallback", "attempts": 3, "error": "RateLimited"}
+        is_hidden = age <= 1800 and age // 5 % 2 == 0
+        return [{"seconds": 7 if age <= 300 else 3, **(hidden if is_hidden else {})}]
+
+    push_past(watched, make)
+    details = problems(watched)["slow"]["details"]
+    assert re.fullmatch(r"\d+ % of attempts fail, hidden .*, for (29|30)m", details[-1])
 
 
 def test_low_traffic_is_judged_over_half_an_hour(watched: Served) -> None:
