@@ -68,7 +68,7 @@ def dense_histograms(stats: GroupStats, max_buckets: int) -> Iterator[DenseHisto
     size = len(stats)
     zeros = np.bincount(group[is_zero], count[is_zero], size).astype(np.int64)
     signs = [
-        _Buckets.of(group[at], index[at], count[at], size)
+        _DenseBuckets.of(group[at], index[at], count[at], size)
         for at in (~is_zero & (code < 0), ~is_zero & (code > 0))
     ]
     lowered = np.zeros(size, np.int64)
@@ -83,7 +83,7 @@ def dense_histograms(stats: GroupStats, max_buckets: int) -> Iterator[DenseHisto
     yield from map(DenseHistogram, scales, zeros.tolist(), *dense)
 
 
-class _Buckets(NamedTuple):
+class _DenseBuckets(NamedTuple):
     """The buckets of the values of one sign, of all groups.
 
     Attributes:
@@ -98,7 +98,7 @@ class _Buckets(NamedTuple):
     lasts: Ints
 
     @classmethod
-    def of(cls, groups: Ints, indexes: Ints, counts: Ints, size: int) -> _Buckets:
+    def of(cls, groups: Ints, indexes: Ints, counts: Ints, size: int) -> _DenseBuckets:
         """Return the buckets of some groups."""
         limit = np.iinfo(np.int64).max
         firsts, lasts = np.full(size, limit), np.full(size, -limit)
