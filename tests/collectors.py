@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from tests.agents import free_port, kill_at_end
+from tests.agents import free_port, kill_at_end, until
 
 BINARY = Path(rotel.__file__).parent / "rotel-agent"
 
@@ -116,5 +117,7 @@ def collector(backend: Backend, port: int) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    with kill_at_end(process):
+    with kill_at_end(process), socket.socket() as probe:
+        # A client may ask only once.
+        until(lambda: not probe.connect_ex(("127.0.0.1", port)), "rotel listens")
         yield process
