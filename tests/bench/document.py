@@ -1,5 +1,7 @@
 """Replace the figures of docs/benchmarks.md and of the README by those of one run.
 
+The plots of docs/benchmarks.md are drawn again, too.
+
 python -m tests.bench.document [bench.json]
 """
 
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from tests.bench.plots import draw_plots
 from tests.bench.report import format_number, format_ratio
 
 from kaywatch._version import __version__
@@ -116,6 +119,7 @@ def main() -> None:
     document = json.loads(source.read_text())
     replace(PAGE, FIGURES, render(document))
     replace(README, HIGHLIGHTS_TABLE, render_highlights(document))
+    draw_plots(document)
 
 
 def replace(page: Path, pattern: re.Pattern[str], table: str) -> None:

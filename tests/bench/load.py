@@ -8,7 +8,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tests.agents import Agent
 
@@ -16,13 +17,16 @@ from kaywatch import wire
 from kaywatch._send.broker import Broker, MqttVersion, PacketLimit
 from kaywatch._send.mqtt import MqttTransport
 from kaywatch._send.packer import Packer
-from kaywatch._send.session import WINDOW_BATCHES
+from kaywatch._send.session import FLUSH_INTERVAL, WINDOW_BATCHES
 from kaywatch.recorder import Recorder
 
 __all__ = [
     "NODES",
+    "ClientConnection",
     "Clients",
+    "EventSource",
     "known_series_load",
+    "open_channel",
     "send_evenly",
     "sections",
     "statsd_packets",
@@ -47,25 +51,44 @@ sys.stdin.read()
 LETTERS = str.maketrans("0123456789", "abcdefghij")
 
 
-def sections(events: int, nodes: int = NODES) -> dict[str, object]:
-    """Return a batch of executions that end now, as our client packs it."""
-    recorder = Recorder()
-    recorder.open()
-    for number in range(events):
+class EventSource:
+    """Records executions of some nodes in rotation, and packs them as our client does.
+
+    One of 50 executions fails. The packed batches share a table of all nodes.
+    """
+
+    def __init__(self, nodes: Iterable[int]) -> None:
+        """Start without executions; `nodes` are the numbers of the nodes."""
+        self._recorder = Recorder()
+        self._recorder.open()
         # Numbers of more than 50 nodes would be folded as those of requests.
-        node = f"node{number % nodes}".translate(LETTERS)
-        series = recorder.series("checkout", node)
-        failed = number % 50 == 0
-        series.record(
-            0.001 * (1 + number % 997),
-            int(failed),
-            1 + number % 20 // 19,
-            "default",
-            ("ValueError", "exec") if failed else None,
-        )
-    batch = Packer(recorder).take()
-    assert batch is not None
-    return batch.sections
+        self._series = [
+            self._recorder.series("checkout", f"node{number}".translate(LETTERS))
+            for number in nodes
+        ]
+        self._packer = Packer(self._recorder)
+        self._recorded = 0
+
+    def take(self, events: int) -> dict[str, object]:
+        """Return a batch of executions that end now."""
+        for number in range(self._recorded, self._recorded + events):
+            failed = number % 50 == 0
+            self._series[number % len(self._series)].record(
+                0.001 * (1 + number % 997),
+                int(failed),
+                1 + number % 20 // 19,
+                "default",
+                ("ValueError", "exec") if failed else None,
+            )
+        self._recorded += events
+        batch = self._packer.take()
+        assert batch is not None
+        return batch.sections
+
+
+def sections(events: int, nodes: int = NODES) -> dict[str, object]:
+    """Return a batch of executions that end now, in a table of its own."""
+    return EventSource(range(min(events, nodes))).take(events)
 
 
 class Clients:
@@ -99,9 +122,11 @@ class Clients:
         self.events = events
         self._nodes = nodes
         self._connections = [
-            _Connection(_open_channel(path, number, processes), number, services)
+            ClientConnection(open_channel(path, number, processes), number, services)
             for number in range(clients)
         ]
+        for connection in self._connections:
+            connection.settle()
         self._sections: dict[str, object] = {}
         self._packed_at = 0.0
         self._turn = 0
@@ -143,20 +168,29 @@ def known_series_load(agent: Agent, series: int) -> Iterator[Callable[[int], Non
         yield lambda seconds: send_evenly(load.push, clients * seconds, clients)
 
 
-def _open_channel(path: str | Broker, number: int, process: bool) -> _Socket | _Topics:
+def open_channel(
+    path: str | Broker, number: int, process: bool = False
+) -> _Socket | _Topics:
     client = struct.pack(">QQ", time.time_ns(), number)
     if isinstance(path, Broker):
         return _Topics(path, client)
     return _SocketOfProcess(path, client) if process else _Socket(path, client)
 
 
-class _Connection:
+class ClientConnection:
+    """The session of one simulated client, which sends its hello at once.
+
+    Attributes:
+        interval: seconds between two batches, as the agent last asked for.
+    """
+
     def __init__(self, channel: _Socket | _Topics, number: int, services: int) -> None:
         self._service = f"bench{number % services}"
         self._client = channel.client
         self._seq = 0
         self._acked = -1
         self._recorded = 0
+        self.interval = FLUSH_INTERVAL
         self._channel = channel
         hello = wire.hello(
             client=self._client,
@@ -168,7 +202,6 @@ class _Connection:
             tags={},
         )
         self._channel.send(hello)
-        self.settle()
 
     def push(self, events: int, sections: dict[str, object]) -> None:
         if self._channel.window and self._seq - self._acked >= self._channel.window:
@@ -196,14 +229,21 @@ class _Connection:
             time.monotonic() + ACK_TIMEOUT,
         )
         while self._acked < expected:
-            message = self._channel.receive()
+            self._handle(self._channel.receive())
             late = f"no ack of {expected} within {ACK_TIMEOUT} s, only of {self._acked}"
             assert time.monotonic() < end, late
-            assert message["type"] != "error", message
-            if message["type"] == "ack":
-                acked = message["seq"]
-                assert isinstance(acked, int)
-                self._acked = acked
+
+    def handle_received(self) -> None:
+        """Handle the messages that have arrived; do not wait for any."""
+        while (message := self._channel.receive_now()) is not None:
+            self._handle(message)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        assert message["type"] != "error", message
+        if message["type"] == "ack":
+            self._acked = message["seq"]
+        elif message["type"] == "slow":
+            self.interval = max(FLUSH_INTERVAL, message["seconds"])
 
     def close(self) -> None:
         self._channel.send(wire.bye(self._client, self._seq))
@@ -232,11 +272,29 @@ class _Socket:
     def close(self) -> None:
         self._socket.close()
 
-    def receive(self) -> dict[str, object]:
-        while len(self._received) < 4 or len(self._received) < 4 + self._size():
-            part = self._socket.recv(65_536)
-            assert part, "the agent disconnected"
-            self._received += part
+    def receive(self) -> dict[str, Any]:
+        while (message := self._next()) is None:
+            self._read()
+        return message
+
+    def receive_now(self) -> dict[str, Any] | None:
+        """Return the next message if it has arrived."""
+        if (message := self._next()) is None:
+            self._socket.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                self._read()
+            self._socket.settimeout(ACK_TIMEOUT)
+            message = self._next()
+        return message
+
+    def _read(self) -> None:
+        part = self._socket.recv(65_536)
+        assert part, "the agent disconnected"
+        self._received += part
+
+    def _next(self) -> dict[str, Any] | None:
+        if len(self._received) < 4 or len(self._received) < 4 + self._size():
+            return None
         end = 4 + self._size()
         message = bytes(self._received[4:end])
         del self._received[:end]
@@ -290,12 +348,17 @@ class _Topics:
     def close(self) -> None:
         self._transport.close()
 
-    def receive(self) -> dict[str, object]:
+    def receive(self) -> dict[str, Any]:
         end = time.monotonic() + ACK_TIMEOUT
         while not self._received:
             self._take(0.05)
             assert time.monotonic() < end, "no reply"
         return wire.decode(self._received.pop(0))
+
+    def receive_now(self) -> dict[str, Any] | None:
+        """Return the next message if it has arrived."""
+        self._take(0.0)
+        return wire.decode(self._received.pop(0)) if self._received else None
 
     def _take(self, seconds: float) -> None:
         """Take the agent's messages; ignore changes of its status."""

@@ -12,13 +12,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agents import running_agent
 from tests.bench import __main__ as program
-from tests.bench import bench_alerts, bench_http
+from tests.bench import bench_alerts, bench_http, bench_scaling
 from tests.bench.load import Clients, known_series_load
 from tests.bench.modules import NAMES, measure_module
+from tests.bench.plots import draw_plots
 from tests.bench.report import (
     Figure,
     Promise,
@@ -188,6 +190,48 @@ def test_an_absent_peer_is_shown_with_the_reason(
     as_read = json.loads(json.dumps(as_json(shown)))
     assert as_read["promise"]["kept"] is False
     assert as_read["peers"][0]["ratio"] is None
+
+
+def scaling_run() -> dict[str, Any]:
+    """Return the document of a run of `scaling`."""
+    names = [
+        *map(bench_scaling.client_row_name, bench_scaling.CLIENTS),
+        *map(bench_scaling.series_row_name, bench_scaling.SERIES),
+    ]
+    ours = summarize("kaywatch", [3.0, 4.0])
+    return {
+        "machine": {
+            "cpu": "some",
+            "cores": 2,
+            "python": "3",
+            "date": "2026-11-30T05:00:00",
+            "load_average": 0.0,
+        },
+        "rows": [as_json(Row(name, "% of a core", ours)) for name in names],
+    }
+
+
+@pytest.mark.long
+def test_the_same_figures_result_in_the_same_plots(tmp_path: Path) -> None:
+    draw_plots(scaling_run(), tmp_path)
+    plots = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(plots) == {"scaling-clients.svg", "scaling-series.svg"}
+    for plot, texts in {
+        "scaling-clients.svg": ("5,000", "3.50 %", "CPU of the agent, % of a core"),
+        "scaling-series.svg": ("50,000", "3.50 %", "CPU per event, ns"),
+    }.items():
+        for text in texts:
+            assert f">{text}<" in plots[plot]
+    draw_plots(scaling_run(), tmp_path)
+    assert plots == {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+
+def test_a_run_without_a_figure_is_not_drawn(tmp_path: Path) -> None:
+    run = scaling_run()
+    run["rows"].pop(0)
+    with pytest.raises(SystemExit, match="no figure for 'agent CPU, 50 clients"):
+        draw_plots(run, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_round_starts_with_another_measure() -> None:
