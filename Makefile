@@ -41,7 +41,7 @@ test-python:
 	@# Compiles the tests once, instead of in each worker.
 	@$(BIN)/pytest --collect-only -q $(TESTS) > /dev/null
 	@# More workers than cores, because tests wait about half of the time.
-	$(BIN)/pytest -n $$(($$(nproc) + 3)) $(TESTS)
+	$(BIN)/pytest -n $$(($$(nproc) + 4)) $(TESTS)
 
 test-long: .venv/.dev servers
 	$(BIN)/pytest -n $$(($$(nproc) + 1)) -m long $(TESTS)

@@ -170,24 +170,29 @@ def compare_notifications(
         for alert in sorted(body["alerts"], key=lambda alert: alert["episode"]):
             story[alert["labels"]["unit"]].append((alert["episode"], alert["status"]))
     result.messages, result.twice = len(done), done.total() - len(done)
-    if result.twice > kills:
-        # One message is in flight at a time, so only its response can be lost.
-        result.problems.append(f"{result.twice} were taken twice, in {kills} kills")
+    # A kill repeats what was accepted since the last commit, which a disk may delay.
+    if (most := max(done.values(), default=0)) > 1 + kills:
+        result.problems.append(f"one was taken {most} times, in {kills} kills")
     for unit in (f"u{n}" for n in range(units)):
-        result.problems += find_errors(unit, story[unit], flips)
+        result.problems += find_errors(unit, story[unit], flips, kills)
     return result
 
 
-def find_errors(unit: str, story: list[tuple[int, str]], flips: int) -> list[str]:
+def find_errors(
+    unit: str, story: list[tuple[int, str]], flips: int, kills: int
+) -> list[str]:
     """Return the errors in the notifications about one unit.
 
     An episode that begins and ends while a receiver is down is reported only as
-    resolved.
+    resolved. After a kill, the agent may not know that a message was accepted; what it
+    reported as resolved is then also part of a later message.
     """
     problems = []
     last = (0, "resolved")
-    for state in story:
+    for number, state in enumerate(story):
         episode, what = state
+        if kills and what == "resolved" and state in story[:number]:
+            continue
         next_one = episode == last[0] + 1 and last[1] == "resolved"
         ends = what == "resolved" and last == (episode, "firing")
         if state != last and not next_one and not ends:
