@@ -5,6 +5,7 @@ What a commit could not make durable stays in the changes, and is part of the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -212,7 +213,10 @@ class Aggregator:
         )
         # Their counters were zero until now, as far as readers know.
         self.registry.add_births(self._view.now)
-        self._view = self._view._replace(now=now, totals=totals)
+        since, first = self._view.since, min(buckets, default=math.inf) * BUCKET_SECONDS
+        # A client may have kept events while no agent ran.
+        since = first if first + BUCKET_SECONDS <= since else since
+        self._view = self._view._replace(now=now, since=since, totals=totals)
         self._uncommitted.add(buckets, late)
 
     def changes(self, full: bool) -> AggregateChanges:

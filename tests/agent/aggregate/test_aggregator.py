@@ -101,6 +101,14 @@ def counts(view: View) -> dict[int, int]:
 # -- ticks -----------------------------------------------------------------------------
 
 
+def test_counting_begins_with_the_earliest_event(aggregation: Aggregation) -> None:
+    # The bucket of the first event began before it.
+    aggregation.at(NOW)
+    assert aggregation.advance().since == NOW
+    aggregation.at(NOW - 600)
+    assert aggregation.commit().since == (CURRENT - 60) * BUCKET_SECONDS
+
+
 def test_accepted_events_are_visible_after_the_tick(aggregation: Aggregation) -> None:
     assert aggregation.accept(batch(points=points(2), runs=runs(1))) == 6
     assert count(aggregation.aggregator.view(NOW).totals) == 0
