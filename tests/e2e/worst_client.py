@@ -293,16 +293,29 @@ class Streams:
         self._sent = 0
 
     def send(self, message: bytes, number: int) -> None:
-        if self._sent // 900 >= len(self._links):
-            self._links.append(socket.socket(socket.AF_UNIX))
-            self._links[-1].connect(self._agent.socket)
-        self._links[-1].sendall(wire.frame(message))
-        read_all(self._links[-1])
+        if self._sent % 900 == 0:
+            self._connect()
+        try:
+            self._exchange(message)
+        except ConnectionError:
+            # The agent refuses one more connection, but remembers their clients.
+            self.close()
+            self._connect()
+            self._exchange(message)
         self._sent += 1
 
     def close(self) -> None:
         for link in self._links:
             link.close()
+        self._links.clear()
+
+    def _exchange(self, message: bytes) -> None:
+        self._links[-1].sendall(wire.frame(message))
+        read_all(self._links[-1])
+
+    def _connect(self) -> None:
+        self._links.append(socket.socket(socket.AF_UNIX))
+        self._links[-1].connect(self._agent.socket)
 
 
 class Topics:
