@@ -3,7 +3,7 @@
 #
 #     BROKER_HOST=127.0.0.1 BROKER_PORT=1883 sh backup.sh
 #
-# Rows in JSON need no client library: docs/mqtt.md and client/kaywatch/PROTOCOL.md.
+# Rows in JSON need no client library. See docs/mqtt.md and client/kaywatch/PROTOCOL.md.
 set -u
 
 started=$(date +%s)

@@ -2,7 +2,7 @@
 
 A node ends when its functions have returned, which is before the first word is sent.
 `kaywatch.execution(...).stream` therefore measures the stream as an execution of its
-own, until the last word, or until the reader goes away.
+own, until the last word is sent or the reader disconnects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A language model for the examples: it is slow, costs money, and sometimes fails."""
+"""A simulated language model: it is slow, costs money, and sometimes fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch job, as cron starts it: it reads documents, classifies and stores each.
+"""A batch job for cron: it reads documents, classifies each, and stores the classes.
 
 python nightly_batch.py 200
 """
