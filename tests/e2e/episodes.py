@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import urlopen
 
 from tests.agents import DEADLINE, Agent, until
-from tests.receivers import Receivers, run_receivers
+from tests.receivers import Request, run_receivers
 
 CONFIG = """
 [alerting]
@@ -81,6 +83,32 @@ class Result:
     kills: int = 0
 
 
+class Kill(NamedTuple):
+    """A kill of the agent, in the order of the requests.
+
+    Attributes:
+        before: the number of requests before the signal.
+        after: the number of requests when the next agent was ready. A request of the
+            killed agent may be read only after its end.
+    """
+
+    before: int
+    after: int
+
+
+class Notice(NamedTuple):
+    """What one message states about one unit."""
+
+    request: int
+    episode: int
+    status: str
+
+
+def any_kill_between(kills: Sequence[Kill], first: int, second: int) -> bool:
+    """Whether the agent was killed between two requests, given by their indices."""
+    return any(first < kill.after and second >= kill.before for kill in kills)
+
+
 def run(
     agent: Agent,
     folder: Path,
@@ -99,22 +127,23 @@ def run(
         config.write_text(CONFIG.format(url=receivers.url))
         agent.start("--config", str(config))
         driver = agent.spawn(DRIVER, str(units))
-        killed = 0
+        killed: list[Kill] = []
         for flip in range(2 * flips):
             high = flip % 2 == 0
             send_line(driver, "1" if high else "0")
-            if killed < kills and chance.random() < 0.7:
+            if len(killed) < kills and chance.random() < 0.7:
                 time.sleep(chance.random() * 1.5)
+                before = len(receivers.requests)
                 agent.stop(signal.SIGKILL)
                 agent.start("--config", str(config))
-                killed += 1
+                killed.append(Kill(before, len(receivers.requests)))
             settle(agent, units, "firing" if high else "ok")
         until(lambda: count_waiting(agent) == 0, "everything is delivered", 900)
         assert driver.stdin is not None
         driver.stdin.close()
         driver.wait(DEADLINE)
         agent.stop()
-        return compare_notifications(receivers, units, flips, killed)
+        return compare_notifications(receivers.requests, units, flips, killed)
 
 
 def send_line(driver: subprocess.Popen[str], line: str) -> None:
@@ -152,34 +181,37 @@ def count_waiting(agent: Agent) -> float:
 
 
 def compare_notifications(
-    receivers: Receivers, units: int, flips: int, kills: int
+    requests: Sequence[Request], units: int, flips: int, kills: Sequence[Kill]
 ) -> Result:
     """Compare the notifications that arrived with the episodes."""
-    result = Result(units * flips, kills=kills)
-    story: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    done: Counter[str] = Counter()  # messages that were answered with success
-    for request in receivers.to("/hook"):
+    result = Result(units * flips, kills=len(kills))
+    story: dict[str, list[Notice]] = defaultdict(list)
+    accepted: dict[str, int] = {}  # the last request that accepted a message, by its id
+    for number, request in enumerate(requests):
         body, status = request.json, request.reply.status
         result.requests[status] += 1
         if not 200 <= status < 300:
             continue
-        done[body["id"]] += 1
-        if done[body["id"]] > 1:
+        last = accepted.get(body["id"])
+        accepted[body["id"]] = number
+        if last is not None:
+            result.twice += 1
+            # Only what was accepted since the last commit is sent again.
+            if not any_kill_between(kills, last, number):
+                result.problems.append(f"{body['id']} was repeated without a kill")
             continue
         # Within a message, firing alerts come first; they were notified immediately.
         for alert in sorted(body["alerts"], key=lambda alert: alert["episode"]):
-            story[alert["labels"]["unit"]].append((alert["episode"], alert["status"]))
-    result.messages, result.twice = len(done), done.total() - len(done)
-    # A kill repeats what was accepted since the last commit, which a disk may delay.
-    if (most := max(done.values(), default=0)) > 1 + kills:
-        result.problems.append(f"one was taken {most} times, in {kills} kills")
+            notice = Notice(number, alert["episode"], alert["status"])
+            story[alert["labels"]["unit"]].append(notice)
+    result.messages = len(accepted)
     for unit in (f"u{n}" for n in range(units)):
         result.problems += find_errors(unit, story[unit], flips, kills)
     return result
 
 
 def find_errors(
-    unit: str, story: list[tuple[int, str]], flips: int, kills: int
+    unit: str, story: Sequence[Notice], flips: int, kills: Sequence[Kill]
 ) -> list[str]:
     """Return the errors in the notifications about one unit.
 
@@ -188,17 +220,21 @@ def find_errors(
     reported as resolved is then also part of a later message.
     """
     problems = []
-    last = (0, "resolved")
-    for number, state in enumerate(story):
-        episode, what = state
-        if kills and what == "resolved" and state in story[:number]:
-            continue
-        next_one = episode == last[0] + 1 and last[1] == "resolved"
-        ends = what == "resolved" and last == (episode, "firing")
-        if state != last and not next_one and not ends:
-            problems.append(f"{unit}: {what} of episode {episode} after {last}")
-        last = state
-    if last != (flips, "resolved"):
+    last = Notice(-1, 0, "resolved")
+    resolved: dict[int, int] = {}  # the request that resolved an episode
+    for notice in story:
+        number, episode, status = notice
+        if status == "resolved":
+            first = resolved.setdefault(episode, number)
+            if first < number and any_kill_between(kills, first, number):
+                continue
+        begins = last.status == "resolved" and episode == last.episode + 1
+        ends = status == "resolved" and last[1:] == (episode, "firing")
+        again = last[1:] == notice[1:] and any_kill_between(kills, last.request, number)
+        if not (begins or ends or again):
+            problems.append(f"{unit}: {status} of episode {episode} after {last}")
+        last = notice
+    if last[1:] != (flips, "resolved"):
         problems.append(f"{unit}: the last notification is {last}, of {flips}")
     return problems
 
