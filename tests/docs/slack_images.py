@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import struct
-import subprocess
-import sys
-import tempfile
 import zlib
 from pathlib import Path
 
 import msgspec
+from playwright.sync_api import Page
 from tests.browser import run_browser
 from tests.docs.rule_messages import built_in_messages
 from tests.docs.slack_page import page
@@ -31,20 +28,8 @@ __all__ = ["FOLDER", "pages", "rule_pages", "source"]
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 NOON = 1_795_608_060.0
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--force-device-scale-factor=1.5",
-)
-WIDTH = 720
+WIDTH = 720  # CSS pixels
+SCALE = 1.5
 SHOWN = 10  # of the alerts of a group, as the receiver has it
 KEY = b"kaywatch-page"
 HEAD = b"\x89PNG\r\n\x1a\n"
@@ -120,20 +105,17 @@ def digest(text: str) -> str:
 
 def main() -> None:
     """Draw all."""
-    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if browser is None:
-        sys.exit(
-            "no Chromium: apt-get install chromium fonts-lato fonts-noto-color-emoji"
-        )
     FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        png = _add_text(_draw(browser, text), digest(text))
-        (FOLDER / f"{name}.png").write_bytes(png)
-        print(f"{name}.png  {len(png):,} bytes")
-    with run_browser() as encoder:
-        empty = encoder.new_page()
+    with run_browser() as browser:
+        tab = browser.new_page(
+            viewport={"width": WIDTH, "height": 200}, device_scale_factor=SCALE
+        )
+        for name, text in pages().items():
+            png = _add_text(_draw(tab, text), digest(text))
+            (FOLDER / f"{name}.png").write_bytes(png)
+            print(f"{name}.png  {len(png):,} bytes")
         for name, text in rule_pages().items():
-            picture = to_webp(empty, _draw(browser, text))
+            picture = to_webp(tab, _draw(tab, text))
             (FOLDER / f"{name}.webp").write_bytes(picture)
             print(f"{name}.webp  {len(picture):,} bytes")
 
@@ -161,30 +143,10 @@ def _page(
     return page(payload, f"12:{1 + minutes:02} PM")
 
 
-def _draw(browser: str, text: str) -> bytes:
+def _draw(tab: Page, text: str) -> bytes:
     """Return a picture of a page, as high as the page is."""
-    with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / "page.html"
-        # The browser reports the height of the page, and then renders this height.
-        probe = "<script>document.title = document.body.scrollHeight</script>"
-        where.write_text(text + probe)
-        flags = [browser, *FLAGS, f"--user-data-dir={folder}/profile"]
-        output = _run(
-            [*flags, f"--window-size={WIDTH},200", "--dump-dom", where.as_uri()]
-        )
-        height = int(re.search(r"<title>(\d+)</title>", output)[1])  # type: ignore[index]
-        where.write_text(text)
-        picture = Path(folder) / "page.png"
-        size = f"--window-size={WIDTH},{height}"
-        _run([*flags, size, f"--screenshot={picture}", where.as_uri()])
-        return picture.read_bytes()
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
+    tab.set_content(text)
+    return tab.screenshot(full_page=True)
 
 
 def _add_text(png: bytes, text: str) -> bytes:
