@@ -258,8 +258,8 @@ def _sentence(alert: Alert, rule: Rule) -> str:
             return "the execution is no longer in flight"
         case Stuck():
             text = f"one execution has taken {quantity(alert.value, unit)} so far"
-            limit = f"limit {quantity(alert.threshold, unit)}"
-            return f"{text}, {limit}" + (alert.note and f": {alert.note}")
+            limit = f"(limit {quantity(alert.threshold, unit)})"
+            return f"{text} {limit}" + (alert.note and f": {alert.note}")
         case Transition(change="share", action=action):
             share = quantity(alert.value, unit)
             return f"{action} after {share} of executions"

@@ -50,7 +50,7 @@ def _latencies(prefix: str, noun: str) -> dict[str, _Sentences]:
         f"{prefix}max": _slow(f"the longest of the {noun} takes", noun),
     }
     percentiles = {
-        f"{prefix}p{percent}": _slow(f"{percent} % of {noun} take up to", noun)
+        f"{prefix}p{percent}": _slow(f"the p{percent} of {noun} is", noun)
         for percent in (50, 90, 95, 99)
     }
     return {**averages, **percentiles}
@@ -105,7 +105,7 @@ _SENTENCES: Final[Mapping[str, _Sentences]] = {
     "processes_died": _Sentences(
         "{note}",
         "a process of the service runs again",
-        "read the process's own log, and the kernel's for an end by lack of memory",
+        "read the process's log, and the kernel's log in case memory ran out",
     ),
     "alerts_refused": _Sentences(
         "{value} alerts were refused: the rule has reached max_alerts_per_rule",

@@ -103,8 +103,9 @@ class _UsualSeconds(NamedTuple):
 def _usual(rule: Rule, windows: WindowCache, relevant: Bools) -> _UsualSeconds:
     """Return what is usual for the relevant groups; others may be unknown."""
     selector, span = select_nodes(rule.per, rule.match), max(HOUR, 2 * rule.window)
-    before = f"in the {duration(span - rule.window)} before"
-    periods = (*[period.name for period in _PERIODS], before)
+    # An agent that started lately has less than the span.
+    earlier = f"earlier in the last {'hour' if span == HOUR else duration(span)}"
+    periods = (*[period.name for period in _PERIODS], earlier)
     size = len(windows.groups(selector))
     # The past is only read once something could be slow.
     if not relevant.any():

@@ -70,7 +70,7 @@ def evaluate_stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleRe
     for n in result.breaching:
         beyond = ""
         if not math.isnan(p99[n]):
-            beyond = f"{duration(age[n] - p99[n])} more than 99 % of executions, "
+            beyond = f"{duration(age[n] - p99[n])} longer than 99 % of executions; "
         result.notes[n] = beyond + oldest[groups[n]][1]
     result.departed = _newest_beyond(dict(zip(groups, limit, strict=True)), departed)
     return result

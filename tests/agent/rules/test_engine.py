@@ -613,7 +613,7 @@ def test_a_node_that_is_at_work_for_too_long() -> None:
     assert harness.wait(15) == []
     assert harness.wait(10) == FIRING
     assert harness.only.note == (
-        "23s more than 99 % of executions, pid 7 on box, run r1"
+        "23s longer than 99 % of executions; pid 7 on box, run r1"
     )
     assert harness.only.threshold == pytest.approx(20.0, rel=0.02)
     harness.process(7, in_flight=())

@@ -175,10 +175,11 @@ const DATED: ReadonlySet<Problem["kind"]> = new Set([
   "cost_per_run",
 ]);
 
-// A text that describes a value does not go on with a time.
+// A text that ends with a value or with another time does not go on with a time.
 const APART: ReadonlySet<Problem["kind"]> = new Set([
   "alert",
   "memory",
+  "slow",
   "drift",
   "cost_per_run",
 ]);

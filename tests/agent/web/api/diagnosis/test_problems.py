@@ -237,7 +237,7 @@ def test_what_a_rule_of_the_user_found_is_a_detail(watched: Served) -> None:
     failed = {"outcome": "error", "error": "OSError", "seconds": 1.0, "action": ""}
     push_past(watched, lambda age: [failed] if age <= 600 else [{}, {}])
     details = problems(watched)["failing"]["details"]
-    assert any("take up to" in detail for detail in details)
+    assert any("the p95 of executions is" in detail for detail in details)
     # The sentence has the share of failures itself.
     assert not any("error rate" in detail for detail in details)
 
