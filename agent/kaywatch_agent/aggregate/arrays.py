@@ -27,8 +27,8 @@ DENSE_FLOOR: Final = 65_536
 
 def spans(starts: Ints, sizes: Ints) -> Ints:
     """Return the positions of consecutive items: `sizes[n]` from `starts[n]` on."""
-    ends = np.cumsum(sizes)
-    positions: Ints = np.repeat(starts - ends + sizes, sizes)
+    ends = sizes.cumsum()
+    positions: Ints = (starts - ends + sizes).repeat(sizes)
     positions += np.arange(len(positions))
     return positions
 

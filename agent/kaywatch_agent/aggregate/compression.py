@@ -145,6 +145,8 @@ def decompress(
     """
     at = slice(None) if rows is None else _find(packed, rows)
     present = packed.rows[at].astype(np.int64)
+    if not len(present):
+        return EMPTY
     executions = packed.executions[at].astype(np.int64)
     least = packed.least[at]
     most = fill(least.copy(), packed.most_at, packed.most, at)
@@ -323,16 +325,19 @@ def _facts_of(
     rows: Ints,
     dimensions: Collection[Dimension],
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the keys and counts of facts, except for phases, and the facts per row."""
+    """Return the keys and counts of facts, except for phases, and the facts per row.
+
+    The facts per row are those of the result only if phases are wanted.
+    """
     sizes = packed.facts_per_row[at].astype(np.int64)
     facts: Positions = slice(None)
     if not isinstance(at, slice):
         # Only up to the last row: for a few rows, this takes a third of the time.
-        before = packed.facts_per_row[: at.max(initial=-1) + 1]
-        ends = np.cumsum(before, dtype=np.int64)[at]
+        before = packed.facts_per_row[: at[-1] + 1]
+        ends = before.cumsum(dtype=np.int64)[at]
         facts = spans(ends - sizes, sizes)
     kinds = packed.facts[facts]
-    keys = np.repeat(rows << ROW_SHIFT, sizes)
+    keys = (rows << ROW_SHIFT).repeat(sizes)
     is_wanted = np.zeros(len(Dimension), np.bool_)
     is_wanted[list(dimensions)] = True
     if not is_wanted[:_DIMENSIONS].all():
@@ -340,7 +345,8 @@ def _facts_of(
         kept = np.flatnonzero(wanted_kinds.take(kinds))
         kinds, keys = kinds[kept], keys[kept]
         facts = kept if isinstance(facts, slice) else facts[kept]
-        sizes = np.diff(np.searchsorted(kept, np.cumsum(sizes)), prepend=0)
+        if is_wanted[Dimension.PHASES]:
+            sizes = np.diff(np.searchsorted(kept, np.cumsum(sizes)), prepend=0)
     keys |= packed.kinds.take(kinds)  # twice as fast as an index
     counts: NDArray[Any] = packed.counts
     if len(packed.counts_large):

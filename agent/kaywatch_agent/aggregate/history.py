@@ -174,6 +174,8 @@ class History(Mapping[int, Bucket]):
                 leaves blocks to `merge_missing`, which takes longer than to read them.
             dimensions: those of the facts wanted; others may be yielded as well.
         """
+        if rows is not None and not len(rows):
+            return
         for number, members in groupby(numbers, lambda each: each // BLOCK_BUCKETS):
             group = list(members)
             if len(group) == BLOCK_BUCKETS and all(map(self.is_closed, group)):

@@ -100,7 +100,7 @@ def ranks(where: Bits, at: Ints) -> Ints:
     """Return how many bits are set before each of some positions."""
     byte = at >> 3
     ones = _ONES.take(where[: byte.max(initial=-1) + 1])
-    before = np.cumsum(ones, dtype=np.int64)[byte] - ones[byte]
+    before = ones.cumsum(dtype=np.int64)[byte] - ones[byte]
     result: Ints = before + _ONES[where[byte] & _FIRST[at & 7]]
     return result
 

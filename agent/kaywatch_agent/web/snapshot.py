@@ -39,6 +39,7 @@ from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import moment_seconds, window_seconds
 from kaywatch_agent.web.day_before import DayBefore
 from kaywatch_agent.web.event_memory import EventMemory
+from kaywatch_agent.web.series_filter import SeriesColumns, SeriesFilter
 from kaywatch_agent.web.series_memory import SeriesMemory
 from kaywatch_agent.web.shared_results import SharedResults
 from kaywatch_agent.web.view import AgentUsage, BacktestSummary
@@ -46,10 +47,8 @@ from kaywatch_agent.web.view import AgentUsage, BacktestSummary
 __all__ = [
     "AgentSnapshot",
     "ClientActivity",
-    "Matches",
     "OwnMetrics",
     "Window",
-    "matching",
     "period",
 ]
 
@@ -60,7 +59,6 @@ R = TypeVar("R")
 # them takes less time than decompressing the others.
 PART_FACTOR: Final = 2
 
-Matches = Callable[[SeriesKey], bool]
 OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
 
 
@@ -139,6 +137,10 @@ class AgentSnapshot:
         return list(self.view.registry.keys)
 
     @property
+    def _columns(self) -> SeriesColumns:
+        return self.remember("columns", lambda: SeriesColumns(self.keys))
+
+    @property
     def rows(self) -> dict[Kind, list[int]]:
         """The rows of each kind of series."""
         return self.remember("rows", self._rows)
@@ -153,16 +155,16 @@ class AgentSnapshot:
             rows[key.kind].append(row)
         return rows
 
-    def series(self, *kinds: Kind) -> Iterator[SeriesKey]:
-        """Yield the keys of some kinds of series."""
+    def series(
+        self, *kinds: Kind, matches: SeriesFilter | None = None
+    ) -> Iterator[SeriesKey]:
+        """Yield the keys of series of some kinds that match."""
         keys = self.keys
-        for kind in kinds:
-            for row in self.rows[kind]:
-                yield keys[row]
+        return (keys[row] for row in self._select(kinds, matches))
 
-    def rows_of(self, matches: Matches) -> NDArray[np.int64] | None:
+    def rows_of(self, matches: SeriesFilter) -> NDArray[np.int64] | None:
         """Return the rows of matching series, sorted; None if they are most of all."""
-        included = np.fromiter(map(matches, self.keys), np.bool_, len(self.keys))
+        included = self._columns.select(matches)
         rows = np.flatnonzero(included)
         return rows if len(rows) * PART_FACTOR <= len(included) else None
 
@@ -171,10 +173,25 @@ class AgentSnapshot:
         kinds: Iterable[Kind],
         name: Callable[[SeriesKey], T | None],
         names: Iterable[T] = (),
+        matches: SeriesFilter | None = None,
     ) -> SeriesGroups[T]:
-        """Return series of some kinds in groups; see `SeriesGroups`."""
-        rows = chain.from_iterable(self.rows[kind] for kind in kinds)
-        return SeriesGroups(self.keys, rows, name, names)
+        """Return the series of some kinds that match, in groups.
+
+        The arguments are those of `SeriesGroups`.
+        """
+        return SeriesGroups(self.keys, self._select(kinds, matches), name, names)
+
+    def _select(
+        self, kinds: Iterable[Kind], matches: SeriesFilter | None
+    ) -> Iterable[int]:
+        """Return rows, kind by kind."""
+        if matches is None:
+            return chain.from_iterable(self.rows[kind] for kind in kinds)
+        columns = self._columns
+        included = columns.select(matches)
+        return chain.from_iterable(
+            np.flatnonzero(included & columns.is_of(kind)).tolist() for kind in kinds
+        )
 
     def first_seen(self, groups: SeriesGroups[Any]) -> NDArray[np.float64]:
         """Return a time at which each group was still empty, Unix seconds."""
@@ -224,7 +241,7 @@ class Window:
         duration: str | int | None,
         end: str | None = None,
         buckets: list[Bucket] | None = None,
-        matches: Matches | None = None,
+        matches: SeriesFilter | None = None,
         dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> None:
         """Select buckets.
@@ -257,7 +274,7 @@ class Window:
         self._buckets = buckets
 
     def of_series(
-        self, matches: Matches, dimensions: Collection[Dimension] = ALL_DIMENSIONS
+        self, matches: SeriesFilter, dimensions: Collection[Dimension] = ALL_DIMENSIONS
     ) -> Window:
         """Return the same period with other series; see the constructor."""
         other: Window = copy(self)
@@ -342,21 +359,3 @@ def period(
         # An event's clock may be ahead by less than a bucket.
         return start, last + BUCKET_SECONDS
     return start, math.ceil(last / size) * size
-
-
-def matching(
-    *,
-    service: str | None = None,
-    graph: str | None = None,
-    node: str | None = None,
-) -> Matches:
-    """Return a predicate for series: it compares the arguments that are not None."""
-
-    def matches(key: SeriesKey) -> bool:
-        return (
-            (service is None or key.service == service)
-            and (graph is None or key.graph == graph)
-            and (node is None or key.node == node)
-        )
-
-    return matches

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api.graphs import (
     NODE_DIMENSIONS,
     GraphSummary,
@@ -27,9 +28,12 @@ from kaywatch_agent.web.api.list_pages import (
 from kaywatch_agent.web.api.parameters import ScopeQuery
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody, WindowSeconds
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["list_graphs"]
+
+_NOT_NODES: Final = frozenset(Kind) - {Kind.NODE}
 
 
 class GraphListQuery(ScopeQuery, frozen=True, kw_only=True):
@@ -71,21 +75,10 @@ def list_graphs(snapshot: AgentSnapshot, query: GraphListQuery) -> GraphList:
     names = sorted({graph for graph, _ in places})
     page = _page(snapshot, query, names)
     shown = frozenset(page.names)
-    matches = matching(service=query.service, graph=query.graph)
-
-    def is_shown(key: SeriesKey) -> bool:
-        return key.graph in shown and matches(key)
-
-    window = Window(
-        snapshot,
-        query.window,
-        query.end,
-        matches=lambda key: key.kind is not Kind.NODE and is_shown(key),
-    )
+    others = SeriesFilter(kinds=_NOT_NODES, service=query.service, graph=shown)
+    window = Window(snapshot, query.window, query.end, matches=others)
     # Apart: nodes are most of the series, and most of their facts are not shown.
-    nodes = window.of_series(
-        lambda key: key.kind is Kind.NODE and is_shown(key), NODE_DIMENSIONS
-    )
+    nodes = window.of_series(replace(others, kinds={Kind.NODE}), NODE_DIMENSIONS)
     shown_places = {place for place in places if place[0] in shown}
     graphs = summarize_graphs(snapshot, window, nodes, query.service, shown_places)
     place = {name: n for n, name in enumerate(page.names)}
@@ -109,15 +102,15 @@ def _page(snapshot: AgentSnapshot, query: GraphListQuery, names: list[str]) -> L
     """Return the page of a query; `names` are those of all matching graphs, sorted."""
 
     def stats(dimensions: Collection[Dimension]) -> GroupStats:
-        matches = matching(service=query.service, graph=query.graph)
-        groups = snapshot.groups(
-            [Kind.RUN], lambda key: key.graph if matches(key) else None, names
+        matches = SeriesFilter(
+            kinds={Kind.RUN}, service=query.service, graph=query.graph
         )
+        groups = snapshot.groups([Kind.RUN], lambda key: key.graph, names, matches)
         window = Window(
             snapshot,
             query.window,
             query.end,
-            matches=lambda key: key.kind is Kind.RUN and matches(key),
+            matches=matches,
             dimensions=dimensions,
         )
         return window.stats(groups, dimensions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
@@ -25,7 +26,8 @@ from kaywatch_agent.web.api.schema import (
     WindowSeconds,
 )
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = [
     "NODE_DIMENSIONS",
@@ -137,7 +139,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
     Raises:
         Problem: 404 for an unknown graph.
     """
-    matches = matching(service=query.service, graph=query.graph)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     places = graph_places(snapshot, query.service, query.graph)
     graphs = summarize_graphs(snapshot, window, window, query.service, places)
@@ -156,7 +158,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
 
 def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     """Return all nodes and graphs in the form of KayGraph's exporter."""
-    matches = matching(service=query.service, graph=query.graph)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     places = graph_places(snapshot, query.service, query.graph)
     graphs = summarize_graphs(snapshot, window, window, query.service, places)
@@ -172,15 +174,16 @@ def graph_places(
     snapshot: AgentSnapshot, service: str | None, graph: str | None = None
 ) -> set[tuple[str, str]]:
     """Return the matching (graph, service) of runs, nodes and topologies."""
-    places = {
-        (key.graph, key.service)
-        for key in snapshot.series(Kind.RUN, Kind.NODE)
-        if graph is None or key.graph == graph
-    }
-    places.update((name, owner) for owner, name in snapshot.view.topologies)
+
+    def of_series() -> frozenset[tuple[str, str]]:
+        keys = snapshot.series(Kind.RUN, Kind.NODE)
+        return frozenset((key.graph, key.service) for key in keys)
+
+    known = snapshot.remember("graph places", of_series)
+    topologies = ((name, owner) for owner, name in snapshot.view.topologies)
     return {
         (name, owner)
-        for name, owner in places
+        for name, owner in chain(known, topologies)
         if name and graph in (None, name) and service in (None, owner)
     }
 
@@ -297,7 +300,8 @@ class _NodesByGraph:
         self.failures: dict[str, dict[str, int]] = {name: {} for name, _ in places}
         self.retries = dict.fromkeys(self.performance, 0)
         self.fallbacks = dict.fromkeys(self.performance, 0)
-        groups = snapshot.groups([Kind.NODE], place)
+        matches = SeriesFilter(graph=self.performance)
+        groups = snapshot.groups([Kind.NODE], place, matches=matches)
         stats = window.stats(groups, NODE_DIMENSIONS)
         self._add_performance(groups, stats)
         actions = snapshot.view.registry.actions.values
@@ -313,13 +317,13 @@ class _NodesByGraph:
         errors = outcomes[:, Outcome.ERROR].tolist()
         fallbacks = outcomes[:, Outcome.FALLBACK].tolist()
         retries = stats.retries().tolist()
+        executions = stats.executions.tolist()
         for (graph, node), n in sorted(groups.items()):
-            executions = int(stats.executions[n])
             # The node was executed, but not in this window.
-            if not executions:
+            if not executions[n]:
                 continue
             self.performance[graph][node] = NodePerformance(
-                executions=executions,
+                executions=executions[n],
                 avg_time=average[n],
                 min_time=least[n],
                 max_time=most[n],
@@ -336,10 +340,8 @@ def _ends(
     query: GraphStatsQuery,
     topology: TopologyRecord | None,
 ) -> list[EndCount]:
-    matches = matching(service=query.service, graph=query.graph)
-    groups = snapshot.groups(
-        [Kind.RUN], lambda key: key.graph if matches(key) else None
-    )
+    matches = SeriesFilter(service=query.service, graph=query.graph)
+    groups = snapshot.groups([Kind.RUN], lambda key: key.graph, matches=matches)
     stats = window.stats(groups, {Dimension.ACTION})
     values = snapshot.view.registry.ends.values
     ends = [

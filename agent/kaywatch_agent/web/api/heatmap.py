@@ -21,7 +21,8 @@ from kaywatch_agent.web.api.ranges import (
     time_range,
 )
 from kaywatch_agent.web.api.schema import ResponseBody
-from kaywatch_agent.web.snapshot import AgentSnapshot, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["heatmap"]
 
@@ -68,8 +69,8 @@ def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
     range = time_range(
         query.start, query.end, query.step, snapshot.now, DEFAULT_COLUMNS
     )
-    matches = matching(service=query.service, graph=query.graph, node=query.node)
-    groups = snapshot.groups([Kind.NODE], lambda key: 0 if matches(key) else None)
+    matches = SeriesFilter(service=query.service, graph=query.graph, node=query.node)
+    groups = snapshot.groups([Kind.NODE], lambda _: 0, matches=matches)
     if not len(groups):
         check_names(snapshot, query)
     dimensions = {Dimension.HISTOGRAM}

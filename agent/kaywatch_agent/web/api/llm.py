@@ -15,7 +15,8 @@ from kaywatch_agent.model.bounds import Count, Moment, Rate
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.api.parameters import Node, ScopeQuery
 from kaywatch_agent.web.api.schema import ResponseBody, WindowSeconds
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["COUNTS", "DISTRIBUTIONS", "DOLLARS", "PER_RUN", "llm"]
 
@@ -143,7 +144,7 @@ class LlmResponse(ResponseBody):
 
 def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
     """Return the cost, duration, errors and waste of calls of language models."""
-    matches = matching(service=query.service, graph=query.graph, node=query.node)
+    matches = SeriesFilter(service=query.service, graph=query.graph, node=query.node)
     window = Window(snapshot, query.window, query.end, matches=matches)
 
     def group_by(name: Callable[[SeriesKey], T | None]) -> _CallTable[T]:
@@ -195,17 +196,19 @@ class _CallTable(Generic[T]):
         query: LlmQuery,
         name: Callable[[SeriesKey], T | None],
     ) -> None:
-        matches = matching(service=query.service, graph=query.graph, node=query.node)
+        matches = SeriesFilter(
+            service=query.service, graph=query.graph, node=query.node
+        )
 
         def group(key: SeriesKey) -> tuple[T, str, str] | None:
-            if _KINDS.get(key.metric) is not key.kind or not matches(key):
+            if _KINDS.get(key.metric) is not key.kind:
                 return None
             row = name(key)
             is_error = key.metric == "llm_errors"
             type = dict(key.labels).get("type", "") if is_error else ""
             return None if row is None else (row, key.metric, type)
 
-        groups = snapshot.groups([Kind.COUNT, Kind.OBSERVE], group)
+        groups = snapshot.groups([Kind.COUNT, Kind.OBSERVE], group, matches=matches)
         stats = window.stats(groups, {Dimension.HISTOGRAM})
         distributions = _distributions(stats)
         self._rows: defaultdict[T, _ModelRow] = defaultdict(_ModelRow)

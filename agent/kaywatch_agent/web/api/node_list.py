@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -22,7 +23,8 @@ from kaywatch_agent.web.api.nodes import NodeSummary, summarize_nodes
 from kaywatch_agent.web.api.parameters import ScopeQuery
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody, WindowSeconds
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["list_nodes"]
 
@@ -63,18 +65,13 @@ def list_nodes(snapshot: AgentSnapshot, query: NodeListQuery) -> NodeList:
     Raises:
         Problem: 404 for a cursor that is not the name of a node.
     """
-    matches = matching(service=query.service, graph=query.graph)
-    keys = [key for key in snapshot.series(Kind.NODE) if matches(key)]
+    matches = SeriesFilter(service=query.service, graph=query.graph)
+    keys = list(snapshot.series(Kind.NODE, matches=matches))
     names = sorted({key.node for key in keys})
     page = _page(snapshot, query, names)
-    shown = frozenset(page.names)
-    window = Window(
-        snapshot,
-        query.window,
-        query.end,
-        matches=lambda key: key.node in shown and matches(key),
-    )
-    nodes = summarize_nodes(snapshot, window, query, shown)
+    shown = replace(matches, node=page.names)
+    window = Window(snapshot, query.window, query.end, matches=shown)
+    nodes = summarize_nodes(snapshot, window, query, page.names)
     place = {name: n for n, name in enumerate(page.names)}
     nodes.sort(key=lambda node: place[node.node])
     return NodeList(
@@ -94,15 +91,15 @@ def _page(snapshot: AgentSnapshot, query: NodeListQuery, names: list[str]) -> Li
     """Return the page of a query; `names` are those of all matching nodes, sorted."""
 
     def stats(dimensions: Collection[Dimension]) -> GroupStats:
-        matches = matching(service=query.service, graph=query.graph)
-        groups = snapshot.groups(
-            [Kind.NODE], lambda key: key.node if matches(key) else None, names
+        matches = SeriesFilter(
+            kinds={Kind.NODE}, service=query.service, graph=query.graph
         )
+        groups = snapshot.groups([Kind.NODE], lambda key: key.node, names, matches)
         window = Window(
             snapshot,
             query.window,
             query.end,
-            matches=lambda key: key.kind is Kind.NODE and matches(key),
+            matches=matches,
             dimensions=dimensions,
         )
         return window.stats(groups, dimensions)

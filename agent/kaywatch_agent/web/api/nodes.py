@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
@@ -24,7 +24,8 @@ from kaywatch_agent.web.api.schema import (
     WindowSeconds,
 )
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Matches, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["NodeSummary", "node_stats", "outcomes_of", "summarize_nodes"]
 
@@ -136,7 +137,7 @@ def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
     Raises:
         Problem: 404 for an unknown node.
     """
-    matches = _matches(query, query.node)
+    matches = _filter(query, query.node)
     window = Window(snapshot, query.window, query.end, matches=matches)
     nodes = summarize_nodes(snapshot, window, query, {query.node})
     if not nodes:
@@ -157,14 +158,9 @@ def summarize_nodes(
     names: Collection[str] | None = None,
 ) -> list[NodeSummary]:
     """Return the statistics of all matching nodes, or of some, by name."""
-    matches = _matches(query, None)
-
-    def node(key: SeriesKey) -> str | None:
-        included = (names is None or key.node in names) and matches(key)
-        return key.node if included else None
-
-    places = dict(_places(snapshot, node))
-    groups = snapshot.groups([Kind.NODE], node, places)
+    matches = _filter(query, names)
+    places = dict(_places(snapshot, matches))
+    groups = snapshot.groups([Kind.NODE], _node_of, places, matches)
     stats = window.stats(groups)
     columns = _executions(stats) | _counts(snapshot, stats)
     columns |= _page_metrics(snapshot, window, query, groups)
@@ -206,8 +202,12 @@ def outcomes_of(stats: GroupStats) -> list[Outcomes]:
 # -- inside --------------------------------------------------------------------------
 
 
-def _matches(query: ScopeQuery, node: str | None) -> Matches:
-    return matching(service=query.service, graph=query.graph, node=node)
+def _filter(query: ScopeQuery, node: str | Collection[str] | None) -> SeriesFilter:
+    return SeriesFilter(service=query.service, graph=query.graph, node=node)
+
+
+def _node_of(key: SeriesKey) -> str:
+    return key.node
 
 
 def _executions(stats: GroupStats) -> dict[str, list[Any]]:
@@ -259,15 +259,13 @@ def _page_metrics(
     snapshot: AgentSnapshot, window: Window, query: ScopeQuery, nodes: SeriesGroups[str]
 ) -> dict[str, list[Any]]:
     """Return the keys that come from the page's custom metrics."""
-    known = set(nodes.names)
-    matches = _matches(query, None)
+    matches = _filter(query, nodes.names)
 
     def observed(metric: str) -> GroupStats:
         def name(key: SeriesKey) -> str | None:
-            included = key.metric == metric and key.node in known and matches(key)
-            return key.node if included else None
+            return key.node if key.metric == metric else None
 
-        groups = snapshot.groups([Kind.OBSERVE], name, nodes.names)
+        groups = snapshot.groups([Kind.OBSERVE], name, nodes.names, matches)
         return window.stats(groups, ())
 
     sizes, rates = observed(DATA_SIZE), observed(PROCESSING_RATE)
@@ -282,15 +280,14 @@ def _page_metrics(
 
 
 def _places(
-    snapshot: AgentSnapshot, node: Callable[[SeriesKey], str | None]
+    snapshot: AgentSnapshot, matches: SeriesFilter
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
     """Yield each matching node, by name, with its services and its graphs."""
     # Tuples, not lists: thousands of containers that the garbage collector has to
     # examine are a pause of 30 ms, for the event loop as well.
     pairs = {
         (key.node, key.service, key.graph)
-        for key in snapshot.series(Kind.NODE)
-        if node(key) is not None
+        for key in snapshot.series(Kind.NODE, matches=matches)
     }
     for name, places in groupby(sorted(pairs), key=itemgetter(0)):
         _, services, graphs = zip(*places, strict=True)
@@ -300,10 +297,8 @@ def _places(
 def _errors(
     snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
 ) -> list[ErrorCount]:
-    matches = _matches(query, query.node)
-    groups = snapshot.groups(
-        [Kind.NODE], lambda key: key.node if matches(key) else None
-    )
+    matches = _filter(query, query.node)
+    groups = snapshot.groups([Kind.NODE], _node_of, matches=matches)
     stats = window.stats(groups, {Dimension.ERROR})
     values = snapshot.view.registry.errors.values
     errors = [
@@ -317,13 +312,13 @@ def _retried_errors(
     snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
 ) -> dict[str, int]:
     """Return the number of errors that a retry answered, by type."""
-    matches = _matches(query, query.node)
+    matches = _filter(query, query.node)
 
     def type_of(key: SeriesKey) -> str | None:
-        included = key.metric == RETRIED_ERRORS and matches(key)
-        return dict(key.labels).get("type", "") if included else None
+        is_retried = key.metric == RETRIED_ERRORS
+        return dict(key.labels).get("type", "") if is_retried else None
 
-    groups = snapshot.groups([Kind.COUNT], type_of)
+    groups = snapshot.groups([Kind.COUNT], type_of, matches=matches)
     counts = window.stats(groups, ()).executions.tolist()
     types = {kind: counts[group] for kind, group in groups.items() if counts[group]}
     return _sort_by_count(types)
@@ -332,14 +327,13 @@ def _retried_errors(
 def _custom_metrics(
     snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
 ) -> list[CustomMetric]:
-    matches = _matches(query, query.node)
+    matches = _filter(query, query.node)
 
     def name(key: SeriesKey) -> tuple[str, Kind, Labels] | None:
         has_own_key = key.metric in OWN_KEYS.get(key.kind, ())
-        included = matches(key) and not has_own_key
-        return (key.metric, key.kind, key.labels) if included else None
+        return None if has_own_key else (key.metric, key.kind, key.labels)
 
-    groups = snapshot.groups(CUSTOM_KINDS, name)
+    groups = snapshot.groups(CUSTOM_KINDS, name, matches=matches)
     stats = window.stats(groups, {Dimension.HISTOGRAM})
     columns = _distributions(stats)
     return [
@@ -383,6 +377,6 @@ def _unknown_node(snapshot: AgentSnapshot, query: NodeStatsQuery) -> Problem:
         for kind, value in (("graph", query.graph), ("service", query.service))
         if value is not None
     )
-    matches = _matches(query, None)
-    nodes = {key.node for key in snapshot.series(Kind.NODE) if matches(key)}
+    keys = snapshot.series(Kind.NODE, matches=_filter(query, None))
+    nodes = {key.node for key in keys}
     return not_found("node", query.node, nodes, "/api/v1/nodes", scope)

@@ -44,7 +44,8 @@ from kaywatch_agent.web.api.ranges import (
 )
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["check_names", "query_metric"]
 
@@ -197,22 +198,24 @@ def _not_with(parameter: str, query: MetricQuery, hint: str) -> Problem:
     return Problem(400, "bad_parameter", message, hint)
 
 
+def _filter(query: MetricQuery) -> SeriesFilter:
+    return SeriesFilter(service=query.service, graph=query.graph, node=query.node)
+
+
 def _select_series(
     snapshot: AgentSnapshot, query: MetricQuery, measure: Measure
 ) -> Iterator[SeriesKey]:
     """Yield the series that the query selects, regardless of their metric."""
-    matches = matching(service=query.service, graph=query.graph, node=query.node)
-    return (key for key in snapshot.series(*measure.kinds) if matches(key))
+    return snapshot.series(*measure.kinds, matches=_filter(query))
 
 
 def _groups(
     snapshot: AgentSnapshot, query: MetricQuery, measure: Measure
 ) -> SeriesGroups[str]:
     """Return the selected series by name: by the value of `by`, if it has one."""
-    matches = matching(service=query.service, graph=query.graph, node=query.node)
 
     def name(key: SeriesKey) -> str | None:
-        if key.metric not in measure.metrics or not matches(key):
+        if key.metric not in measure.metrics:
             return None
         model = dict(key.labels).get("model")
         if query.model not in (None, model):
@@ -223,7 +226,7 @@ def _groups(
             return ""
         return str(getattr(key, query.by))
 
-    return snapshot.groups(measure.kinds, name)
+    return snapshot.groups(measure.kinds, name, matches=_filter(query))
 
 
 def _select_most_frequent(

@@ -14,7 +14,7 @@ from kaywatch.wire import EndReason
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.model.bounds import Count, Moment, Name, OutcomeName, Seconds
 from kaywatch_agent.model.records import FailureRecord, TraceId
-from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api.parameters import (
     EndText,
     Graph,
@@ -24,7 +24,8 @@ from kaywatch_agent.web.api.parameters import (
 )
 from kaywatch_agent.web.api.runs import RunInProgress, list_in_progress
 from kaywatch_agent.web.api.schema import ResponseBody
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["list_runs"]
 
@@ -108,7 +109,7 @@ class RunList(ResponseBody):
 
 def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
     """Return runs in progress, failed ones, and how runs ended."""
-    matches = matching(service=query.service, graph=query.graph)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     return RunList(
         time=snapshot.now,
@@ -204,12 +205,10 @@ def _ends(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
 ) -> list[RunEndCount]:
     """Return how runs ended, the most frequent first."""
-    matches = matching(service=query.service, graph=query.graph)
-
-    def place(key: SeriesKey) -> tuple[str, str] | None:
-        return (key.service, key.graph) if matches(key) else None
-
-    groups = snapshot.groups([Kind.RUN], place)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
+    groups = snapshot.groups(
+        [Kind.RUN], lambda key: (key.service, key.graph), matches=matches
+    )
     stats = window.stats(groups, {Dimension.ACTION})
     values = snapshot.view.registry.ends.values
     ends = [
@@ -227,12 +226,10 @@ def _ends(
 def _visits(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
 ) -> list[GraphVisits]:
-    matches = matching(service=query.service, graph=query.graph)
-
-    def place(key: SeriesKey) -> tuple[str, str] | None:
-        return (key.service, key.graph) if matches(key) else None
-
-    groups = snapshot.groups([Kind.RUN], place)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
+    groups = snapshot.groups(
+        [Kind.RUN], lambda key: (key.service, key.graph), matches=matches
+    )
     stats = window.stats(groups, ())
     most: dict[tuple[str, str], int] = {}
     for rows in snapshot.view.longest.values():

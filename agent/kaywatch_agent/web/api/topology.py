@@ -29,7 +29,8 @@ from kaywatch_agent.web.api.parameters import EndText, Service, WindowText
 from kaywatch_agent.web.api.runs import count_in_flight, list_in_progress
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+from kaywatch_agent.web.series_filter import SeriesFilter
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
 __all__ = ["topology"]
 
@@ -122,7 +123,7 @@ def topology(snapshot: AgentSnapshot, query: TopologyQuery) -> TopologyResponse:
         graphs = {key.graph for key in snapshot.series(Kind.RUN, Kind.NODE)}
         graphs.update(name for _, name in snapshot.view.topologies)
         raise not_found("graph", query.graph, graphs, "/api/v1/graphs")
-    matches = matching(service=query.service, graph=query.graph)
+    matches = SeriesFilter(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
     runs = graph.run_stats(window)
     nodes = _nodes(snapshot, window, graph, runs)

@@ -23,6 +23,7 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.diagnosis.onset import find_onset
 from kaywatch_agent.web.api.diagnosis.problem import Place
+from kaywatch_agent.web.series_filter import SeriesFilter
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window, period
 
 __all__ = ["Actions", "NodeEvidence", "HourCounts", "Onset"]
@@ -84,14 +85,13 @@ class NodeEvidence:
     ) -> Iterator[tuple[Place, int, int]]:
         """Yield the facts of some places within the window: place, number, count."""
 
-        def matches(key: SeriesKey) -> bool:
-            return key.kind is kind and place_of(key) in places
+        def place(key: SeriesKey) -> Place | None:
+            return found if (found := place_of(key)) in places else None
 
         if not places:
             return
-        groups = self.snapshot.groups(
-            [kind], lambda key: place_of(key) if matches(key) else None
-        )
+        matches = SeriesFilter(kinds={kind}, graph={graph for _, graph, _ in places})
+        groups = self.snapshot.groups([kind], place, matches=matches)
         window = Window(self.snapshot, self.seconds, matches=matches)
         for group, number, count in window.stats(groups, {dimension}).counted(
             dimension
