@@ -313,6 +313,7 @@ interval = "often"
         "store.max_size",
         "ingest.mqtt[0].session_seconds",
         "receiver.ops.max_age",
+        "receiver.ops.webhook_url",
         "receiver.pager.routing_key",
         "heartbeat.interval",
         "alerting.group_wait",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,19 +34,9 @@ class SlackConfig(ReceiverConfig):
     mode: FollowUp = "update"
     url: str = "https://slack.com/api"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.credential()
-        if self.bot_token is not None and self.webhook_url is not None:
-            raise ConfigError(
-                self.bot_token.key, "set either bot_token or webhook_url, not both"
-            )
-        if self.bot_token is not None and not self.channel:
-            raise ConfigError(
-                self.path + "channel",
-                'missing; a bot needs a channel such as "#alerts"',
-            )
-        check_url(self.path + "url", self.url)
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        return [*super().checks(), self._check_url, self._check_account]
 
     def credential(self) -> Secret:
         """Return the bot's token, or the webhook's URL."""
@@ -57,6 +47,28 @@ class SlackConfig(ReceiverConfig):
                 "missing; set webhook_url_file, or bot_token_file and channel",
             )
         return secret
+
+    def _check_url(self) -> None:
+        check_url(self.path + "url", self.url)
+
+    def _check_account(self) -> None:
+        self.credential()
+        if self.bot_token is None:
+            fixed = "a webhook has a channel of its own; remove it, or set bot_token"
+            if self.channel:
+                raise ConfigError(self.path + "channel", fixed)
+            if self.mode == "thread":
+                text = '"thread": a webhook cannot reply; remove it, or set bot_token'
+                raise ConfigError(self.path + "mode", text)
+        elif self.webhook_url is not None:
+            raise ConfigError(
+                self.bot_token.key, "set either bot_token or webhook_url, not both"
+            )
+        elif not self.channel:
+            raise ConfigError(
+                self.path + "channel",
+                'missing; a bot needs a channel such as "#alerts"',
+            )
 
     def urls_to_reach(self) -> Iterable[str]:
         """Return the URL of Slack's Web API, or the webhook's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -17,7 +17,13 @@ from kaywatch_agent.notify.receiver_config import ReceiverConfig
 from kaywatch_agent.notify.request_config import RequestConfig
 from kaywatch_agent.notify.secret import Secret, section_with_secrets
 from kaywatch_agent.rules.rule import Grouping
-from kaywatch_agent.settings.reader import Duration, ErrorCollector, check_url
+from kaywatch_agent.settings.reader import (
+    Duration,
+    ErrorCollector,
+    check_link,
+    check_url,
+)
+from kaywatch_agent.units import parse_duration
 
 __all__ = [
     "AlertmanagerConfig",
@@ -36,6 +42,9 @@ __all__ = [
     "parse_heartbeat",
     "policies",
 ]
+
+# Monitors of heartbeats accept no shorter periods.
+MIN_HEARTBEAT_SECONDS: Final = 1.0
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -60,13 +69,23 @@ class WebhookConfig(ReceiverConfig):
     signature: Literal["standard", "github", "none"] = "none"
     external_url: str = ""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        return [*super().checks(), self._check_signature, self._check_external_url]
+
+    def _check_signature(self) -> None:
         if self.signature != "none" and self.secret is None:
             raise ConfigError(
                 self.path + "secret",
                 f"missing; the signature {self.signature} needs a secret_file",
             )
+        if self.signature == "none" and self.secret is not None:
+            text = 'requests are not signed; set signature = "standard" or "github"'
+            raise ConfigError(self.secret.key, text)
+
+    def _check_external_url(self) -> None:
+        if self.external_url:
+            check_link(self.path + "external_url", self.external_url)
 
     def urls_to_reach(self) -> Iterable[str]:
         """Return the webhook's URL."""
@@ -85,18 +104,30 @@ class AlertmanagerConfig(ReceiverConfig):
     urls: tuple[str, ...] = ()
     resend_interval: Duration = "1m"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        return [*super().checks(), self._check_urls, self._check_interval]
+
+    def _check_urls(self) -> None:
         if not self.urls:
             raise ConfigError(
                 self.path + "urls", 'missing; for example ["http://127.0.0.1:9093"]'
             )
-        for url in self.urls:
-            check_url(self.path + "urls", url)
+        problems = ErrorCollector()
+        for number, url in enumerate(self.urls):
+            with problems.collect():
+                check_url(f"{self.path}urls[{number}]", url)
+        problems.raise_all()
+
+    def _check_interval(self) -> None:
+        if parse_duration(self.resend_interval) <= 0:
+            text = f'"{self.resend_interval}": expected more than 0, such as "1m"'
+            raise ConfigError(self.path + "resend_interval", text)
 
     def urls_to_reach(self) -> Iterable[str]:
-        """Return the URLs of the peers."""
-        return self.urls
+        """Return the URLs of the peers, without the path of the API."""
+        # Which is often pasted as well.
+        return [url.rstrip("/").removesuffix("/api/v2/alerts") for url in self.urls]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +140,11 @@ class AppriseConfig(ReceiverConfig):
 
     urls: Secret
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        return [*super().checks(), self._reject_keys]
+
+    def _reject_keys(self) -> None:
         self.reject_keys("Apprise", "headers", "proxy", "ca")
 
     def urls_to_reach(self) -> Iterable[str]:
@@ -135,7 +169,13 @@ class HeartbeatConfig(RequestConfig):
     fail: bool = True
 
     def __post_init__(self) -> None:
-        self.check_requests()
+        problems = ErrorCollector()
+        if parse_duration(self.interval) < MIN_HEARTBEAT_SECONDS:
+            text = f'"{self.interval}": expected at least "1s", such as "60s"'
+            problems.add(self.path + "interval", text)
+        with problems.collect():
+            self.check_requests()
+        problems.raise_all()
 
     @property
     def path(self) -> str:
@@ -188,10 +228,9 @@ def parse(tables: Mapping[str, Any]) -> dict[str, ReceiverConfig]:
     for name, table in tables.items():
         with problems.collect():
             configs[name] = _receiver(name, table)
-    problems.raise_all()
     for config in configs.values():
         with problems.collect():
-            _check_fallback(config, configs)
+            _check_fallback(config, configs, tables)
     problems.raise_all()
     return configs
 
@@ -234,7 +273,8 @@ def _receiver(name: str, table: Any) -> ReceiverConfig:
     kind = table.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         allowed = ", ".join(TYPES)
-        raise ConfigError(f"{path}.type", f"{kind!r} is not one of {allowed}")
+        text = f"{kind!r} is not one of" if "type" in table else "missing; expected"
+        raise ConfigError(f"{path}.type", f"{text} {allowed}")
     if "name" in table:
         raise ConfigError(
             f"{path}.name", f"unknown key; [{path}] already names the receiver"
@@ -243,16 +283,18 @@ def _receiver(name: str, table: Any) -> ReceiverConfig:
 
 
 def _check_fallback(
-    config: ReceiverConfig, configs: Mapping[str, ReceiverConfig]
+    config: ReceiverConfig,
+    configs: Mapping[str, ReceiverConfig],
+    names: Collection[str],
 ) -> None:
     key, fallback = config.path + "fallback", config.fallback
     if not fallback:
         return
-    others = [name for name in configs if name != config.name]
+    others = [name for name in names if name != config.name]
     if fallback not in others:
         allowed = ", ".join(others) or "none is configured"
         raise ConfigError(key, f"{fallback!r} is not another receiver ({allowed})")
-    if isinstance(configs[fallback], AlertmanagerConfig):
+    if isinstance(configs.get(fallback), AlertmanagerConfig):
         raise ConfigError(
             key, f"{fallback!r} is an Alertmanager, which receives all alerts anyway"
         )

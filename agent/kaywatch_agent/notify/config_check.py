@@ -24,6 +24,7 @@ from kaywatch_agent.notify.config import (
     WebhookConfig,
 )
 from kaywatch_agent.notify.secret import Secret
+from kaywatch_agent.notify.signing import sign_standard
 from kaywatch_agent.settings.reader import check_url
 
 __all__ = ["ConfigNote", "find_defects", "find_warnings"]
@@ -32,6 +33,10 @@ KEY_LENGTH: Final = 32  # of an integration key of PagerDuty
 
 # The secrets that are URLs.
 _URLS: Final = frozenset({"url", "webhook_url"})
+
+# The secrets that are keys or tokens, and what these consist of.
+_KEYS: Final = frozenset({"routing_key", "api_key", "bot_token"})
+_KEY: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 # Such as a receiver on this host for a first try.
 _HOST_ALONE: Final = re.compile(r"https?://[^/?#@]*/?")
@@ -79,17 +84,21 @@ def find_defects(
     return notes
 
 
-def find_warnings(receivers: Mapping[str, ReceiverConfig]) -> list[ConfigNote]:
+def find_warnings(
+    receivers: Mapping[str, ReceiverConfig], heartbeat: HeartbeatConfig
+) -> list[ConfigNote]:
     """Return the secrets that the configuration or other users' permissions expose."""
+    secrets = [one for config in receivers.values() for one in config.secrets().items()]
+    if heartbeat.url is not None:
+        secrets.append(("url", heartbeat.url))
     notes = []
-    for config in receivers.values():
-        for name, secret in config.secrets().items():
-            if not secret.source and _may_be_secret(name, secret.location):
-                fix = f"set {name}_file, with mode 0600, or {name}_credential"
-                text = f"{secret.key}: the configuration file contains a secret"
-                notes.append(ConfigNote(text, fix))
-            elif secret.source == "_file":
-                notes += _check_mode(secret)
+    for name, secret in secrets:
+        if not secret.source and _may_be_secret(name, secret.location):
+            fix = f"set {name}_file, with mode 0600, or {name}_credential"
+            text = f"{secret.key}: the configuration file contains a secret"
+            notes.append(ConfigNote(text, fix))
+        elif secret.source == "_file":
+            notes += _check_mode(secret)
     return notes
 
 
@@ -118,6 +127,17 @@ def _check_secret(
             f"{secret.key}: {len(value)} characters, expected {KEY_LENGTH}",
             "copy the integration key of an integration of type Events API v2",
         )
+    elif name in _KEYS and not _KEY.fullmatch(value):
+        yield ConfigNote(
+            f"{secret.key}: contains a space, a quote or another invalid character",
+            "write the key alone",
+        )
+    elif isinstance(config, WebhookConfig) and config.signature == "standard":
+        try:
+            sign_standard(value, "", 0, b"")
+        except ValueError:
+            text = f"{secret.key}: invalid secret"
+            yield ConfigNote(text, "expected whsec_ followed by base64")
 
 
 def _check_host(

@@ -213,7 +213,10 @@ class Delivery:
     def _start(self) -> None:
         """Start the workers, the heartbeat, and the senders for Alertmanagers."""
         defects = self._defects.find(self.config, self._clock())
-        for note in (*defects, *find_warnings(self.config.receivers)):
+        for note in (
+            *defects,
+            *find_warnings(self.config.receivers, self.config.heartbeat),
+        ):
             log.warning("configuration problem", problem=note.text, fix=note.fix)
         self._workers.use(build(self.config.receivers, self._http))
         for task in self._tasks:

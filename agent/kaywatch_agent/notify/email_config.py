@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import parseaddr
 from typing import Final, Literal
@@ -54,14 +54,10 @@ class EmailConfig(ReceiverConfig):
     from_: str
     to: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.reject_keys("Email", "headers", "proxy")
-        problems = ErrorCollector()
-        for check in (self._check_server, self._check_login, self._check_addresses):
-            with problems.collect():
-                check()
-        problems.raise_all()
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        own = [self._check_server, self._check_login, self._check_addresses]
+        return [*super().checks(), self._reject_keys, *own]
 
     def urls_to_reach(self) -> Iterable[str]:
         """Return none: a mail server has a host and a port."""
@@ -81,6 +77,9 @@ class EmailConfig(ReceiverConfig):
     def sender(self) -> str:
         """The address of the sender, without a name."""
         return parseaddr(self.from_)[1]
+
+    def _reject_keys(self) -> None:
+        self.reject_keys("Email", "headers", "proxy")
 
     def _check_server(self) -> None:
         if not _HOST.fullmatch(self.host):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
@@ -20,7 +19,6 @@ from kaywatch_agent.units import parse_duration
 
 __all__ = ["Heartbeat"]
 
-MIN_SECONDS: Final = 1.0
 
 log = structlog.get_logger("kaywatch.notify")
 
@@ -44,7 +42,7 @@ class Heartbeat:
             metrics: counts pings, over reloads as well.
         """
         self.error = ""  # of the last ping
-        self._interval = max(MIN_SECONDS, parse_duration(config.interval))
+        self._interval = parse_duration(config.interval)
         self._fail = config.fail
         self._url = config.url
         self._method = config.method

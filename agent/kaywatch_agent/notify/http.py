@@ -241,7 +241,9 @@ def tls_context(ca: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca or None)
     except OSError as error:  # a subclass for invalid certificates
-        reason = (error.strerror or "no valid certificate").lower()
+        reason = (error.strerror or "unreadable").lower()
+        if isinstance(error, ssl.SSLError):
+            reason = "no valid certificate"
         text = f"cannot read the CA certificates in {ca}: {reason}"
         raise NoResponse(text, undelivered=True) from None
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
+from urllib.parse import urlsplit
 
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.receiver_config import RateText, ReceiverConfig
 from kaywatch_agent.notify.secret import Secret
 from kaywatch_agent.settings.reader import check_url
@@ -34,21 +36,34 @@ class _RegionalConfig(ReceiverConfig):
     grouped = False
 
     region_urls: ClassVar[Mapping[str, str]]
+    domain: ClassVar[str]  # of all of the service's hosts
     # Its pages show URLs with this path, which are then pasted.
     path_of_requests: ClassVar[str]
 
     region: Literal["us", "eu"] = "us"
     url: str = ""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_url(self.path + "url", self.base_url)
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys."""
+        return [*super().checks(), self._check_url]
 
     @property
     def base_url(self) -> str:
         """The URL that requests are sent to, without the path."""
         url = self.url or self.region_urls[self.region]
         return url.rstrip("/").removesuffix(self.path_of_requests)
+
+    def _check_url(self) -> None:
+        check_url(self.path + "url", self.base_url)
+        host = urlsplit(self.base_url).hostname or ""
+        # A proxy may have any path; that of the service is known.
+        if f".{host}".endswith(self.domain) and not self._is_own_url():
+            text = f"expected {self.region_urls[self.region]}{self.path_of_requests}"
+            # Without the value: URLs of other APIs contain a key.
+            raise ConfigError(self.path + "url", text)
+
+    def _is_own_url(self) -> bool:
+        return self.base_url.lower() in self.region_urls.values()
 
     def urls_to_reach(self) -> Iterable[str]:
         """Return the URL of the region."""
@@ -66,6 +81,7 @@ class PagerDutyConfig(_RegionalConfig):
     """
 
     region_urls = PAGERDUTY_URLS
+    domain = ".pagerduty.com"
     path_of_requests = "/v2/enqueue"
 
     # PagerDuty accepts 120 a minute for each integration key.
@@ -88,6 +104,7 @@ class OpsgenieConfig(_RegionalConfig):
     """
 
     region_urls = OPSGENIE_URLS
+    domain = ".opsgenie.com"
     path_of_requests = "/v2/alerts"
 
     api_key: Secret

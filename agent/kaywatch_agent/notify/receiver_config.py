@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -50,11 +50,15 @@ class ReceiverConfig(RequestConfig, ABC):
     error_text: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigError(
-                self.path + "max_attempts", f"{self.max_attempts}: expected at least 1"
-            )
-        self.check_requests()
+        problems = ErrorCollector()
+        for check in self.checks():
+            with problems.collect():
+                check()
+        problems.raise_all()
+
+    def checks(self) -> list[Callable[[], None]]:
+        """Return what validates the keys; each raises ConfigError."""
+        return [self._check_limits, self.check_requests]
 
     @property
     def path(self) -> str:
@@ -102,3 +106,12 @@ class ReceiverConfig(RequestConfig, ABC):
                 text = f"{service} does not support this key; remove it"
                 problems.add(self.path + name, text)
         problems.raise_all()
+
+    def _check_limits(self) -> None:
+        if self.max_attempts < 1:
+            raise ConfigError(
+                self.path + "max_attempts", f"{self.max_attempts}: expected at least 1"
+            )
+        if parse_duration(self.max_age) <= 0:
+            text = f'"{self.max_age}": expected more than 0, such as "24h"'
+            raise ConfigError(self.path + "max_age", text)

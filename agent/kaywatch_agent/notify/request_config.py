@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.request_options import RequestOptions
 from kaywatch_agent.settings.reader import Duration, ErrorCollector, check_url
 from kaywatch_agent.units import parse_duration
@@ -59,13 +61,33 @@ class RequestConfig:
             text = f'"{self.timeout}": expected a duration from 100ms to 60s'
             problems.add(self.path + "timeout", text)
         if self.proxy not in ("", "environment"):
-            with problems.collect():
+            try:
                 check_url(self.path + "proxy", self.proxy)
+            except ConfigError:
+                # Without the value: it may contain a password.
+                text = 'expected a URL such as http://host:3128, or "environment"'
+                problems.add(self.path + "proxy", text)
         for name, value in self.headers.items():
             valid = _HEADER.fullmatch(name) and value.isascii() and value.isprintable()
             if not valid or name.lower() in _OWN_HEADERS:
                 text = "invalid or reserved header: expected printable ASCII characters"
                 problems.add(f"{self.path}headers.{name}", text)
-        if self.ca and not Path(self.ca).is_file():
-            problems.add(self.path + "ca", f"no such file: {self.ca}")
+        with problems.collect():
+            _check_certificates(self.path + "ca", self.ca)
         problems.raise_all()
+
+
+def _check_certificates(key: str, file: str) -> None:
+    """Raise ConfigError unless a file, if there is one, contains certificates."""
+    if not file:
+        return
+    if not Path(file).is_file():
+        raise ConfigError(key, f"no such file: {file}")
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # a subclass for invalid certificates
+        reason = (error.strerror or "unreadable").lower()
+        if isinstance(error, ssl.SSLError):
+            reason = "no valid certificate"
+        text = f"{file}: {reason}; expected the PEM format"
+        raise ConfigError(key, text) from None

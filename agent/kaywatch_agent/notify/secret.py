@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.settings.reader import ErrorCollector, section
+from kaywatch_agent.settings.reader import ErrorCollector, valid_section
 
 __all__ = ["SOURCES", "Secret", "secret_names", "section_with_secrets"]
 
@@ -130,10 +130,9 @@ def section_with_secrets(
                 raise ConfigError(f"{path}.{name}", f"missing; set one of {others}")
             else:
                 del values[name]
-    with problems.collect():
-        config = section(kind, values, path, keys)
+    config = valid_section(kind, values, path, problems, keys)
     problems.raise_all()
-    return config
+    return cast("_Section", config)  # without errors, it is one
 
 
 def _find_secret(name: str, table: Mapping[str, Any], path: str) -> Secret | None:

@@ -10,17 +10,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.rules.conditions import (
-    CLEAR_SHARE,
-    check_factor,
-    check_reachable,
-    compare,
-    usual_clear,
-)
+from kaywatch_agent.rules.conditions import compare
 from kaywatch_agent.rules.config import ThresholdsConfig
 from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.matchers import Matcher
+from kaywatch_agent.rules.reachable import (
+    CLEAR_SHARE,
+    check_factor,
+    check_reachable,
+    usual_clear,
+)
 from kaywatch_agent.rules.rule import Condition, Inhibition, Rule, Stuck
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.settings.reader import ErrorCollector
@@ -103,6 +104,10 @@ BUILT_IN: Final = tuple(_BUILT_IN)
 # A model may take longer than the page's threshold allows; each node learns how long.
 MODEL_FACTOR: Final = 2.0
 
+# What a Python process uses at least, and what a host has at most (64 TiB), in MiB.
+SMALLEST_MIB: Final = 4
+LARGEST_MIB: Final = 64 * 2**20
+
 # A node is never stuck earlier than this, in seconds, however fast it usually is.
 STUCK_AT_LEAST: Final = 60.0
 
@@ -175,10 +180,28 @@ def _condition(name: str, of: _BuiltIn, value: float) -> Condition:
     if not of.metric:
         check_factor(f"alerting.thresholds.{name}", value)
         return Stuck(factor=value, max_age=None, at_least=STUCK_AT_LEAST)
-    check_reachable(f"alerting.thresholds.{name}", Compare(of.metric, of.op, value))
+    key = f"alerting.thresholds.{name}"
+    check_reachable(key, Compare(of.metric, of.op, value))
+    if of.metric == "latency_avg" and value == 0:
+        text = "0: every execution takes longer; write false to disable the rule"
+        raise ConfigError(key, text)
     if of.metric == "memory_rss":
+        _check_mib(key, value)
         value *= MIB
     condition = compare(of.metric, of.op, value, usual_clear(of.op, value, of.clear))
     if of.metric == "latency_avg":
         return dataclasses.replace(condition, model_factor=MODEL_FACTOR)
     return condition
+
+
+def _check_mib(key: str, value: float) -> None:
+    """Raise ConfigError for a limit of memory that was meant in another unit."""
+    if value == 0:
+        text = "0: every process uses more; write false to disable the rule"
+        raise ConfigError(key, text)
+    if value < SMALLEST_MIB:
+        text = f"{value:g}: in MiB, every process uses more; write"
+        raise ConfigError(key, f"{text} {value * 1024:g} for {value:g} GiB")
+    if value > LARGEST_MIB:
+        text = f"{value:g}: in MiB, no process uses as much; write"
+        raise ConfigError(key, f"{text} {value / MIB:g} for {value:g} bytes")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import difflib
 import re
+import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules.conditions import check_minimum, labels_of, parse_key
-from kaywatch_agent.rules.config import AlertingConfig, RuleConfig
+from kaywatch_agent.rules.config import AbsenceConfig, AlertingConfig, RuleConfig
 from kaywatch_agent.rules.describe import FIELDS, check_template, fields_of
+from kaywatch_agent.rules.matchers import Matcher
+from kaywatch_agent.rules.matchers import parse as parse_matcher
 from kaywatch_agent.rules.metrics import METRICS
+from kaywatch_agent.rules.mute import MuteWindow
 from kaywatch_agent.rules.rule import Condition, Inhibition, Rule, Threshold
-from kaywatch_agent.settings.reader import ErrorCollector, check_url
+from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.settings.reader import ErrorCollector, check_link
 from kaywatch_agent.units import MIB, parse_duration
 
 __all__ = [
     "check_alerting",
+    "check_expected",
     "check_keys",
     "check_own_labels",
     "check_receivers",
@@ -25,6 +32,7 @@ __all__ = [
     "labels_per",
     "warn_of_bytes",
     "warn_of_labels",
+    "warn_of_matchers",
 ]
 
 # The labels that name where something happens, in this order.
@@ -51,7 +59,7 @@ def check_keys(
         check_receivers(f"{path}.notify", config.notify or (), receivers)
     with problems.collect():
         if config.runbook_url:
-            check_url(f"{path}.runbook_url", config.runbook_url)
+            check_link(f"{path}.runbook_url", config.runbook_url)
 
 
 def check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
@@ -59,7 +67,8 @@ def check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
     problems = ErrorCollector()
     with problems.collect():
         if config.external_url:
-            check_url("alerting.external_url", config.external_url)
+            check_link("alerting.external_url", config.external_url)
+            _check_base(config.external_url)
     # The tick, of which an evaluation is a part, comes once a second.
     if not 1.0 <= parse_duration(config.evaluation_interval) <= 300.0:
         text = f'"{config.evaluation_interval}": expected a duration from "1s" to "5m"'
@@ -109,6 +118,27 @@ def labels_per(config: RuleConfig, condition: Condition, path: str) -> tuple[str
     return config.per
 
 
+def check_expected(config: RuleConfig, per: Collection[str], path: str) -> None:
+    """Raise ConfigError for an expected label set that no series can have."""
+    if not isinstance(config, AbsenceConfig):
+        return
+    problems = ErrorCollector()
+    for number, labels in enumerate(config.expect):
+        key = f"{path}.expect[{number}]"
+        for label in labels:
+            if label not in per:
+                text = f"unknown label; per is {', '.join(per) or 'empty'}"
+                problems.add(f"{key}.{label}", text)
+        missing = [label for label in per if label not in labels]
+        if labels and missing:
+            text = f"without {', '.join(missing)}: add it, or remove it from per"
+            problems.add(key, text)
+        for matcher in map(parse_matcher, config.match):
+            if not missing and not matcher.holds(labels):
+                problems.add(key, f"does not match {matcher}, so it is never seen")
+    problems.raise_all()
+
+
 def check_summary(
     config: RuleConfig, per: Collection[str], shared: Collection[str], path: str
 ) -> None:
@@ -151,15 +181,53 @@ def warn_of_labels(
         known.update(rule.per, rule.labels)
     used = {"alerting.group_by": alerting.group_by}
     for number, one in enumerate(inhibitions):
-        path = f"inhibit[{number}]"
-        used[f"{path}.source"] = tuple(matcher.name for matcher in one.source)
-        used[f"{path}.target"] = tuple(matcher.name for matcher in one.target)
-        used[f"{path}.equal"] = one.equal
+        used[f"inhibit[{number}].equal"] = one.equal
     for key, names in used.items():
         for name in names:
             if name not in known:
                 hint = _suggest(name, known)
                 yield f'{key}: no alert has the label "{name}"{hint}'
+
+
+def warn_of_matchers(
+    inhibitions: Iterable[Inhibition],
+    silences: Iterable[Silence],
+    mutes: Iterable[MuteWindow],
+    alerting: AlertingConfig,
+    rules: Collection[Rule],
+) -> Iterator[str]:
+    """Yield a warning about each matcher that no alert, or every alert, matches.
+
+    Args:
+        inhibitions: those of the configuration, in its order.
+        silences: likewise.
+        mutes: likewise.
+        alerting: the settings of all alerts.
+        rules: all rules.
+    """
+    labels = {"alertname", "severity", *alerting.labels}
+    for rule in rules:
+        labels.update(rule.per, rule.labels)
+    values = {
+        "alertname": {rule.name for rule in rules},
+        "severity": set(typing.get_args(Severity)),
+    }
+    lists = {
+        **{f"inhibit[{n}].source": one.source for n, one in enumerate(inhibitions)},
+        **{f"inhibit[{n}].target": one.target for n, one in enumerate(inhibitions)},
+        **{f"silence[{n}].match": one.matchers for n, one in enumerate(silences)},
+        **{f"mute[{n}].match": one.matchers for n, one in enumerate(mutes)},
+    }
+    for key, matchers in lists.items():
+        for number, matcher in enumerate(matchers):
+            if matcher.name not in labels:
+                hint = _suggest(matcher.name, labels)
+                text = f'no alert has the label "{matcher.name}"{hint}'
+                yield f"{key}[{number}]: {text}"
+            for value in _unknown_values(matcher, values.get(matcher.name)):
+                hint = _suggest(value, values[matcher.name])
+                text = f'no alert has {matcher.name} = "{value}"{hint}'
+                yield f"{key}[{number}]: {text}"
 
 
 def warn_of_bytes(condition: Threshold) -> str:
@@ -176,6 +244,23 @@ def warn_of_bytes(condition: Threshold) -> str:
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _check_base(url: str) -> None:
+    """Raise ConfigError for a URL to which no path can be appended."""
+    if "?" in url or "#" in url:
+        text = f'"{url}": expected a URL without ? and #, to which paths are appended'
+        raise ConfigError("alerting.external_url", text)
+
+
+def _unknown_values(matcher: Matcher, known: Collection[str] | None) -> list[str]:
+    """Return the values of a matcher that are not among the known ones of its label.
+
+    Only plain words are compared, not regular expressions such as `low.*`.
+    """
+    words = matcher.value.split("|") if matcher.is_regex else [matcher.value]
+    plain = [word for word in words if re.fullmatch(r"[\w-]+", word)]
+    return [word for word in plain if known is not None and word not in known]
 
 
 def _check_labels(path: str, labels: Mapping[str, str]) -> None:

@@ -19,6 +19,13 @@ from kaywatch_agent.rules.config import (
 from kaywatch_agent.rules.expression import Compare, Not, Predicate, leading, parse
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import METRICS, MetricSource
+from kaywatch_agent.rules.reachable import (
+    check_expression,
+    check_factor,
+    check_ratio,
+    check_reachable,
+    check_share,
+)
 from kaywatch_agent.rules.rule import (
     Absence,
     BurnRate,
@@ -31,14 +38,11 @@ from kaywatch_agent.settings.reader import ErrorCollector
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
-    "CLEAR_SHARE",
     "absence",
     "burn_rate",
-    "check_factor",
     "check_labels",
     "check_minimum",
     "check_objective",
-    "check_reachable",
     "compare",
     "labels_of",
     "parse_key",
@@ -46,32 +50,9 @@ __all__ = [
     "stuck",
     "threshold",
     "transition",
-    "usual_clear",
-    "warn_of_clear",
 ]
 
 T = TypeVar("T")
-
-# A rate clears at four fifths of the failures that its threshold allows, so a strict
-# threshold can be reached again: 0.99 clears at 0.992, 0.95 at 0.96.
-CLEAR_SHARE: Final = 0.8
-
-# A level that allows fewer failures than one in this many executions, and a tenth of
-# what the threshold allows, is practically not reached: few windows have as many.
-RARELY_WITHOUT: Final = 1000
-MUCH_STRICTER: Final = 10
-
-# Of a stuck node: a year is a million times half a minute.
-MAX_FACTOR: Final = 1_000_000
-
-# Comparisons of a number between 0 and 1 that its value does not decide.
-_NEVER: Final = {(">", 1.0), ("<", 0.0)}
-_ALWAYS: Final = {(">=", 0.0), ("<=", 1.0)}
-
-# Metrics that are relative to what is usual, which is 1.
-_RELATIVE: Final = frozenset(
-    {"visits_over_usual", "runaway_factor", "latency_over_usual", "cost_over_usual"}
-)
 
 # The metrics that the keys of a runaway rule limit.
 _VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
@@ -105,76 +86,13 @@ def _incomplete(config: ThresholdConfig, path: str) -> ConfigError:
     with problems.collect():
         metric = parse_key(f"{path}.metric", metrics.find, config.metric)
         if value is not None and metric.unit == "ratio":
-            _check_ratio(f"{path}.value", config.metric, value)
+            check_ratio(f"{path}.value", config.metric, value)
     if config.op is None:
         problems.add(f"{path}.op", "missing; expected one of < <= > >=")
     if value is None:
         missing = "missing; write the number to compare the metric with"
         problems.add(f"{path}.value", missing)
     return problems.error()
-
-
-def check_reachable(key: str, comparison: Compare) -> None:
-    """Raise ConfigError for a comparison that is always or never true."""
-    name, op, value = comparison
-    if metrics.find(name).unit != "ratio":
-        _check_limit(key, comparison)
-        return
-    _check_ratio(key, name, value)
-    if (op, value) in _NEVER or (op, value) in _ALWAYS:
-        often = "never" if (op, value) in _NEVER else "always"
-        raise ConfigError(key, f"{comparison} is {often} true; choose another limit")
-
-
-def _check_ratio(key: str, name: str, value: float) -> None:
-    """Raise ConfigError for a limit that no share can have."""
-    if not 0.0 <= value <= 1.0:
-        percent = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
-        raise ConfigError(key, f"{value:g}: {name} is between 0 and 1{percent}")
-
-
-def _check_limit(key: str, comparison: Compare) -> None:
-    """Raise ConfigError for a limit below the range of a metric that starts at 0."""
-    name, op, value = comparison
-    # An application's own metrics may be negative.
-    if name not in METRICS:
-        return
-    is_excluded = value <= 0 if op in (">=", "<") else value < 0
-    if is_excluded:
-        often = "always" if op.startswith(">") else "never"
-        text = f"{comparison} is {often} true: {name} is never negative"
-        raise ConfigError(key, f"{text}; choose another limit")
-    if name in _RELATIVE and op.startswith(">") and value < 1:
-        text = f"{value:g}: {name} is usually about 1; expected at least 1"
-        raise ConfigError(key, text)
-
-
-def check_factor(key: str, factor: float) -> None:
-    """Raise ConfigError for a factor of the 99th percentile that is too small.
-
-    One execution in a hundred takes longer than that by definition.
-    """
-    if not 1 < factor <= MAX_FACTOR:
-        text = f"{factor:g}: expected more than 1, and at most {MAX_FACTOR:,}"
-        raise ConfigError(key, text)
-
-
-def usual_clear(op: str, value: float, share: float = CLEAR_SHARE) -> float:
-    """Return the level that clears a comparison, for a share of what it allows."""
-    clear = 1.0 - (1.0 - value) * share if op.startswith("<") else value * share
-    # Without the noise of the calculation: 0.96 must clear at 96 of 100.
-    return round(clear, 9)
-
-
-def warn_of_clear(condition: Threshold) -> str:
-    """Return a warning of a level that is practically never reached; else nothing."""
-    for breach in condition.breach.comparisons():
-        for clear in condition.clear.comparisons():
-            # Of opposite directions: without a level of its own, it is the same one.
-            is_opposite = clear.op[0] != breach.op[0]
-            if is_opposite and clear.metric == breach.metric:
-                return _warn_of_level(breach, clear)
-    return ""
 
 
 def compare(metric: str, op: str, value: float, clear: float | None) -> Threshold:
@@ -207,6 +125,7 @@ def _expression(config: ThresholdConfig, path: str) -> Threshold:
         check_reachable(f"{path}.when", part)
     for part in clear.comparisons() if config.clear_when else ():
         check_reachable(f"{path}.clear_when", part)
+    check_expression(path, breach, clear if config.clear_when else None)
     first = leading(breach)
     return Threshold(breach, clear, first.metric, first.value, None)
 
@@ -228,30 +147,6 @@ def _check_clear(key: str, breach: Compare, clear: float) -> None:
         raise ConfigError(key, f"{clear:g}: {metric} is never negative")
     if metrics.find(metric).unit == "ratio":
         check_reachable(key, Compare(metric, op, clear))
-
-
-def _warn_of_level(breach: Compare, clear: Compare) -> str:
-    unit = metrics.find(breach.metric).unit
-    if unit in ("seconds", "bytes") and clear.op.startswith("<") and clear.value <= 0:
-        level = usual_clear(breach.op, breach.value)
-        return f"{clear} is never true; choose a level such as {level:g}"
-    if unit != "ratio":
-        return ""
-    allowed, allowed_clear = (
-        1.0 - one.value if breach.op.startswith("<") else one.value
-        for one in (breach, clear)
-    )
-    # Without the noise of the subtraction.
-    allowed, allowed_clear = round(allowed, 12), round(allowed_clear, 12)
-    if allowed_clear * RARELY_WITHOUT >= 1 or allowed_clear * MUCH_STRICTER > allowed:
-        return ""
-    often = "one failure"
-    if allowed_clear > 0:
-        often = f"more than one failure in {1 / allowed_clear:,.0f} executions"
-    return (
-        f"{clear} may never be true again: {often} within the window keeps the alert"
-        f" firing; choose a level such as {usual_clear(breach.op, breach.value):g}"
-    )
 
 
 def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:
@@ -283,6 +178,9 @@ def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
     slo_window = parse_duration(config.slo_window)
     # If every execution fails, the budget burns this many times faster than allowed.
     highest = 1.0 / (1.0 - objective)
+    if factor <= 0:
+        text = f"{factor:g}: expected more than 0, such as 14.4"
+        raise ConfigError(f"{path}.factor", text)
     if factor >= highest:
         raise ConfigError(
             f"{path}.factor",
@@ -297,6 +195,9 @@ def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
             f'"{tier.long}": expected short < long <= slo_window, which are'
             f' "{tier.short}" and "{config.slo_window}"',
         )
+    # The shortest bucket is 10 s long.
+    if short < 10:
+        raise ConfigError(f"{path}.short", f'"{tier.short}": expected at least "10s"')
     latency = config.latency_le
     return BurnRate(
         objective,
@@ -311,17 +212,34 @@ def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
 
 def transition(config: TransitionConfig, path: str) -> Transition:
     """Return the condition of a transition_share rule."""
-    above, below = config.above, config.below
-    if config.change == "share" and (not config.action or above is below is None):
+    limits = {"above": config.above, "below": config.below}
+    configured = {key: value for key, value in limits.items() if value is not None}
+    if config.change != "share":
+        for key in configured:
+            text = f'change = "{config.change}" has no limit; remove it'
+            raise ConfigError(f"{path}.{key}", text)
+    elif not config.action or not configured:
         example = 'action = "retry" with above = 0.3 or below = 0.1'
-        raise ConfigError(f"{path}.action", f"incomplete; write {example}")
-    return Transition(config.change, config.action, above, below)
+        key = "above" if config.action else "action"
+        raise ConfigError(f"{path}.{key}", f"incomplete; write {example}")
+    problems = ErrorCollector()
+    for key, value in configured.items():
+        with problems.collect():
+            check_share(f"{path}.{key}", ">" if key == "above" else "<", value)
+    problems.raise_all()
+    if len(configured) == 2 and configured["below"] >= configured["above"]:
+        text = f"{config.below:g}: expected less than above = {config.above:g}"
+        raise ConfigError(f"{path}.below", text)
+    return Transition(config.change, config.action, config.above, config.below)
 
 
 def stuck(config: StuckConfig, path: str) -> Stuck:
     """Return the condition of a stuck rule."""
     check_factor(f"{path}.factor", config.factor)
     max_age = None if config.max_age is None else parse_duration(config.max_age)
+    if max_age == 0:
+        text = f'"{config.max_age}": expected more than 0, such as "30m"'
+        raise ConfigError(f"{path}.max_age", text)
     return Stuck(config.factor, max_age, parse_duration(config.at_least))
 
 

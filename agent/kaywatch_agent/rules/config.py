@@ -240,7 +240,8 @@ class AbsenceConfig(RuleConfig):
 
     Attributes:
         max_age: how long without an execution is too long.
-        expect: label sets that must exist even if they were never seen.
+        expect: label sets that must exist even if they were never seen, each with all
+            labels of `per`.
         forget_after: after this time without an execution, a label set is forgotten
             unless it is expected.
     """

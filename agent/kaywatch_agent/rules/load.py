@@ -15,6 +15,7 @@ from kaywatch_agent.rules import conditions
 from kaywatch_agent.rules.built_in import INHIBITIONS, built_in_rules
 from kaywatch_agent.rules.checks import (
     check_alerting,
+    check_expected,
     check_keys,
     check_own_labels,
     check_receivers,
@@ -22,6 +23,7 @@ from kaywatch_agent.rules.checks import (
     labels_per,
     warn_of_bytes,
     warn_of_labels,
+    warn_of_matchers,
 )
 from kaywatch_agent.rules.conditions import (
     check_labels,
@@ -33,11 +35,9 @@ from kaywatch_agent.rules.config import (
     AbsenceConfig,
     AlertingConfig,
     BurnRateConfig,
-    InhibitConfig,
     RuleConfig,
     RuleDefaults,
     RunawayConfig,
-    SilenceConfig,
     StuckConfig,
     ThresholdConfig,
     ThresholdsConfig,
@@ -46,6 +46,7 @@ from kaywatch_agent.rules.config import (
 from kaywatch_agent.rules.matchers import parse as parse_matcher
 from kaywatch_agent.rules.mute_config import check_names, read_mute
 from kaywatch_agent.rules.prometheus import why_inexpressible
+from kaywatch_agent.rules.reachable import warn_of_clear, warn_of_overlap
 from kaywatch_agent.rules.rule import (
     AlertSettings,
     Condition,
@@ -54,8 +55,9 @@ from kaywatch_agent.rules.rule import (
     Rule,
     Threshold,
 )
-from kaywatch_agent.rules.silence import Silence, validate_silence
+from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import Timing
+from kaywatch_agent.rules.suppression_config import read_inhibition, read_silence
 from kaywatch_agent.settings.reader import ErrorCollector, section, valid_section
 from kaywatch_agent.units import duration, parse_duration
 
@@ -65,6 +67,9 @@ __all__ = ["TABLES", "load"]
 TABLES: Final = ("alerting", "defaults", "rule", "inhibit", "silence", "mute")
 
 T = TypeVar("T")
+
+# They have other keys for the periods that they evaluate.
+_WITHOUT_WINDOW: Final = ("absence", "burn_rate", "stuck")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -86,12 +91,13 @@ def load(
         ConfigError: all errors, each with its key, the value and what is allowed.
     """
     problems = ErrorCollector()
-    defaults = dict[str, Any]()
+    defaults, changed_defaults = dict[str, Any](), False
     table = values.get("alerting", {})
     alerting = valid_section(AlertingConfig, table, "alerting", problems)
     alerting = alerting or AlertingConfig()
     with problems.collect():
-        section(RuleDefaults, values.get("defaults", {}), "defaults")
+        parsed = section(RuleDefaults, values.get("defaults", {}), "defaults")
+        changed_defaults = parsed != RuleDefaults()
         defaults = values.get("defaults", {})
     # Later tables are read even if earlier ones are wrong: all errors are reported at
     # once.
@@ -99,14 +105,19 @@ def load(
     _read_tables(values, "rule", problems, loader.add)
     with problems.collect():
         loader.add_built_in(alerting.thresholds)
-    inhibitions = _read_tables(values, "inhibit", problems, _inhibition)
-    silences = _read_tables(values, "silence", problems, _silence)
+    inhibitions = _read_tables(values, "inhibit", problems, read_inhibition)
+    silences = _read_tables(values, "silence", problems, read_silence)
     mutes = _read_tables(values, "mute", problems, read_mute)
     with problems.collect():
         check_alerting(alerting, receivers)
         check_names(mutes)
     problems.raise_all()
-    loader.warnings += warn_of_labels(alerting, inhibitions, loader.rules.values())
+    if changed_defaults and not values.get("rule"):
+        text = "without effect: it applies to [[rule]], and there is none"
+        loader.warnings.append(f"defaults: {text}")
+    rules = loader.rules.values()
+    loader.warnings += warn_of_labels(alerting, inhibitions, rules)
+    loader.warnings += warn_of_matchers(inhibitions, silences, mutes, alerting, rules)
     settings = _settings(alerting, loader, [*INHIBITIONS, *inhibitions], silences)
     return dataclasses.replace(settings, mutes=tuple(mutes))
 
@@ -151,6 +162,7 @@ class _Variant(NamedTuple):
     suffix: str = ""  # of the name
     severity: Severity | None = None  # None for that of the table
     notify: tuple[str, ...] | None = None  # likewise
+    tier: int = 0
 
 
 class _RuleLoader:
@@ -178,6 +190,7 @@ class _RuleLoader:
     def add(self, table: Any, path: str) -> None:
         """Add the rules that a table becomes."""
         kind: Any = "threshold"
+        own = table if isinstance(table, dict) else {}
         if isinstance(table, dict):
             kind = table.get("kind", kind)
             table = {**self._defaults, **table}
@@ -185,6 +198,9 @@ class _RuleLoader:
             self._refuse_kind(kind, table, path)
         problems = ErrorCollector()
         self._claim_name(table, path, problems)
+        if "window" in own and kind in _WITHOUT_WINDOW:
+            text = f"without effect: a rule of the kind {kind} has no window; remove it"
+            self.warnings.append(f"{path}.window: {text}")
         config = valid_section(KINDS[kind], table, path, problems)
         if config is not None and config.enabled:
             further = ErrorCollector()
@@ -245,10 +261,12 @@ class _RuleLoader:
             check_labels(f"{path}.match", match, variant.condition)
         with problems.collect():
             per = labels_per(config, variant.condition, path)
+            check_expected(config, per, path)
             check_own_labels(config, per, path)
             check_summary(config, per, self._labels, path)
         with problems.collect():
-            check_receivers(f"{path}.notify", variant.notify or (), self._receivers)
+            key = f"{path}.tiers[{variant.tier}].notify"
+            check_receivers(key, variant.notify or (), self._receivers)
         problems.raise_all()
         return Rule(
             name=config.name + variant.suffix,
@@ -297,7 +315,7 @@ class _RuleLoader:
                 key = "when" if config.when else "value"
                 if warning := warn_of_bytes(condition):
                     self.warnings.append(f"{path}.{key}: {warning}")
-                if warning := conditions.warn_of_clear(condition):
+                if warning := warn_of_clear(condition) or warn_of_overlap(condition):
                     key = "clear_when" if config.clear_when else "clear"
                     self.warnings.append(f"{path}.{key}: {warning}")
             case TransitionConfig():
@@ -344,44 +362,25 @@ def _check_where(rule: Rule, path: str) -> None:
 
 
 def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:
-    check_minimum(path, "min_events", config.min_events, 1)
-    check_objective(f"{path}.objective", config.objective)
-    problems, variants = ErrorCollector(), []
+    problems, variants = ErrorCollector(), list[_Variant]()
+    with problems.collect():
+        check_minimum(path, "min_events", config.min_events, 1)
+    if not config.tiers:
+        problems.add(f"{path}.tiers", "the list is empty; remove it, or add a tier")
+    if config.latency_le is not None and parse_duration(config.latency_le) <= 0:
+        text = f'"{config.latency_le}": expected more than 0, such as "2s"'
+        problems.add(f"{path}.latency_le", text)
+    with problems.collect():
+        check_objective(f"{path}.objective", config.objective)
+    problems.raise_all()
     for number, tier in enumerate(config.tiers):
         with problems.collect():
             condition = conditions.burn_rate(config, tier, f"{path}.tiers[{number}]")
             suffix = "-" + duration(condition.long).replace(" ", "")
-            rest = suffix, tier.severity, tier.notify
+            rest = suffix, tier.severity, tier.notify, number
             variants.append(_Variant(condition, condition.long, *rest))
     problems.raise_all()
     return variants
-
-
-def _inhibition(table: Any, path: str) -> Inhibition:
-    config = section(InhibitConfig, table, path)
-    for key in ("source", "target"):
-        if not getattr(config, key):
-            example = "matchers such as 'severity=\"critical\"'"
-            raise ConfigError(f"{path}.{key}", f"the list is empty; write {example}")
-    source = tuple(map(parse_matcher, config.source))
-    target = tuple(map(parse_matcher, config.target))
-    return Inhibition(source, target, config.equal)
-
-
-def _silence(table: Any, path: str) -> Silence:
-    config = section(SilenceConfig, table, path)
-    silence = Silence(
-        matchers=tuple(map(parse_matcher, config.match)),
-        starts_at=config.starts,
-        ends_at=config.ends,
-        created_by="the configuration",
-        comment=config.comment,
-    )
-    try:
-        return validate_silence(silence)
-    except ValueError as error:
-        text = str(error).replace("_at", "").replace("matchers: ", "match: ", 1)
-        raise ConfigError(path, text) from None
 
 
 def _read_tables(

@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "ErrorCollector",
     "Size",
     "Unit",
+    "check_link",
     "check_url",
     "section",
     "valid_section",
@@ -62,6 +64,25 @@ def check_url(key: str, url: str) -> None:
     if not is_valid or any(not c.isprintable() or c.isspace() for c in url):
         # Without the value: a URL may contain a secret.
         raise ConfigError(key, "expected a URL such as https://host/path (or http)")
+
+
+def check_link(key: str, url: str) -> None:
+    """Raise ConfigError for a URL that cannot be a link in messages.
+
+    Unlike that of `check_url`, the error contains the URL.
+    """
+    try:
+        check_url(key, url)
+    except ConfigError:
+        text = f'"{url}": expected a URL such as https://host/path (or http)'
+        raise ConfigError(key, text) from None
+    # A real Alertmanager rejects these as well.
+    if re.search("%(?![0-9A-Fa-f]{2})", url):
+        text = f'"{url}": expected two hexadecimal digits after %; write %25 for %'
+        raise ConfigError(key, text)
+    if urlsplit(url).password:
+        text = "contains a password, which each message would show; remove it"
+        raise ConfigError(key, text)
 
 
 class ErrorCollector:
@@ -138,7 +159,11 @@ def section(
 
 
 def valid_section(
-    kind: type[_Section], values: object, path: str, problems: ErrorCollector
+    kind: type[_Section],
+    values: object,
+    path: str,
+    problems: ErrorCollector,
+    others: Iterable[str] = (),
 ) -> _Section | None:
     """Return a dataclass with the valid values of a table, to validate them further.
 
@@ -149,13 +174,14 @@ def valid_section(
         values: the table.
         path: the table's path.
         problems: gets the errors of the table.
+        others: see `section`.
 
     Returns:
         None if a required key is missing or invalid.
     """
     errors = ErrorCollector()
     with errors.collect():
-        return section(kind, values, path)
+        return section(kind, values, path, others)
     problems.add_others(errors)
     if not isinstance(values, dict):
         return None
@@ -173,8 +199,10 @@ def valid_section(
             continue
         with contextlib.suppress(ConfigError):
             valid[spec.name] = convert(hint, values[key], _join(path, key))
-    with contextlib.suppress(TypeError, ValueError):
+    further = ErrorCollector()
+    with further.collect(), contextlib.suppress(TypeError, ValueError):
         return kind(**valid)
+    problems.add_others(further)
     return None
 
 

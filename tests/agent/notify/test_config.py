@@ -34,7 +34,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ({}, "receiver.ops.type: None is not one of slack, teams, discord, "),
+        ({}, "receiver.ops.type: missing; expected slack, teams, discord, "),
         ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
         (
             {"type": "slack"},
@@ -82,7 +82,46 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
             'receiver.ops.urls: missing; for example ["http://127.0.0.1:9093"]',
         ),
         ({"type": "alertmanager", "urls": "x"}, "receiver.ops.urls: expected a list"),
-        ({"type": "alertmanager", "urls": ["x"]}, "receiver.ops.urls: expected a URL"),
+        (
+            {"type": "alertmanager", "urls": ["x"]},
+            "receiver.ops.urls[0]: expected a URL",
+        ),
+        (
+            {
+                "type": "alertmanager",
+                "urls": ["http://a:9093"],
+                "resend_interval": "0",
+            },
+            'receiver.ops.resend_interval: "0": expected more than 0',
+        ),
+        ({**SLACK, "max_age": "0"}, 'receiver.ops.max_age: "0": expected more than 0'),
+        (
+            {**SLACK, "channel": "#ops"},
+            "receiver.ops.channel: a webhook has a channel of its own; remove it",
+        ),
+        (
+            {**SLACK, "mode": "thread"},
+            'receiver.ops.mode: "thread": a webhook cannot reply; remove it',
+        ),
+        (
+            {"type": "webhook", "url_env": "U", "secret": "sosecret"},
+            "receiver.ops.secret: requests are not signed; set signature =",
+        ),
+        (
+            {"type": "webhook", "url_env": "U", "external_url": "wiki"},
+            'receiver.ops.external_url: "wiki": expected a URL such as',
+        ),
+        (
+            {
+                **PAGER,
+                "url": "https://events.pagerduty.com/integration/sosecret/enqueue",
+            },
+            "receiver.ops.url: expected https://events.pagerduty.com/v2/enqueue",
+        ),
+        (
+            {**PAGER, "url": "https://acme.pagerduty.com", "region": "eu"},
+            "receiver.ops.url: expected https://events.eu.pagerduty.com/v2/enqueue",
+        ),
         ({"type": "pagerduty"}, "receiver.ops.routing_key: missing; set one of"),
         (
             {"type": "webhook", "url_env": "U", "signature": "github"},
@@ -143,6 +182,65 @@ def test_an_error_names_the_key_and_the_fix_but_no_secret(
     assert "sosecret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://events.pagerduty.com/v2/enqueue/",
+        "https://EVENTS.eu.pagerduty.com",
+        "http://proxy.example.org/pagerduty/v2/enqueue",
+        "http://127.0.0.1:8080",
+    ],
+)
+def test_a_pasted_url_of_pagerduty_and_one_of_a_proxy_are_accepted(url: str) -> None:
+    (used,) = parse({"pd": {**PAGER, "url": url}})["pd"].urls_to_reach()
+    assert used == url.rstrip("/").removesuffix("/v2/enqueue")
+
+
+def test_the_pasted_url_of_an_alertmanager_s_api_is_accepted() -> None:
+    urls = ["http://a:9093/api/v2/alerts", "http://b:9093/am/"]
+    config = parse({"am": {"type": "alertmanager", "urls": urls}})["am"]
+    assert list(config.urls_to_reach()) == ["http://a:9093", "http://b:9093/am"]
+
+
+def test_invalid_keys_do_not_hide_errors_of_others() -> None:
+    webhook = {"type": "webhook", "rate": "x", "timeout": "1h", "proxy": "x"}
+    more = {"signature": "github", "max_attempts": 0, "fallback": "x", "ca": "/no"}
+    with pytest.raises(ConfigError) as caught:
+        parse({"hook": {**webhook, **more}, "pd": {**PAGER, "fallback": "hok"}})
+
+    keys = [error.key for error in (caught.value, *caught.value.others)]
+    names = "ca max_attempts proxy rate secret timeout url"
+    assert sorted(keys) == [
+        *(f"receiver.hook.{name}" for name in names.split()),
+        "receiver.pd.fallback",
+    ]
+
+
+def test_a_receiver_with_errors_is_no_unknown_fallback() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"ops": {**SLACK, "rate": "x"}, "pd": {**PAGER, "fallback": "ops"}})
+    assert [caught.value.key, *caught.value.others] == ["receiver.ops.rate"]
+
+
+def test_a_file_without_certificates_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(ConfigError, match="no valid certificate; expected the PEM"):
+        parse({"ops": {**SLACK, "ca": str(tmp_path / "ca.pem")}})
+
+
+def test_the_heartbeat_s_url_in_the_configuration_is_warned_about() -> None:
+    heartbeat = parse_heartbeat({"url": "https://hc-ping.com/sosecret"})
+    (warning,) = find_warnings({}, heartbeat)
+    assert str(warning).startswith("heartbeat.url: the configuration file contains a")
+
+
+def test_a_heartbeat_s_interval_is_at_least_a_second() -> None:
+    with pytest.raises(
+        ConfigError, match=r'heartbeat\.interval: "0": expected at least'
+    ):
+        parse_heartbeat({"url_env": "U", "interval": "0"})
+
+
 def test_all_errors_of_a_receiver_are_reported_together() -> None:
     table = {"type": "pagerduty", "regoin": "eu", "max_age": "1 day"}
     with pytest.raises(ConfigError) as caught:
@@ -172,13 +270,13 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
 
     assert "sosecret" not in repr(configs)
     assert "sosecret" not in repr(configs["ops"].secrets()["webhook_url"])
-    (warning,) = find_warnings(configs)
+    (warning,) = find_warnings(configs, HeartbeatConfig())
     assert (
         warning.text
         == "receiver.ops.webhook_url: the configuration file contains a secret"
     )
     assert warning.fix.startswith("set webhook_url_file")
-    assert find_warnings(parse({"pd": PAGER})) == []
+    assert find_warnings(parse({"pd": PAGER}), HeartbeatConfig()) == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +292,7 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
 def test_the_url_of_a_host_alone_is_no_secret(url: str, is_secret: bool) -> None:
     configs = parse({"ops": {"type": "webhook", "url": url}})
 
-    assert bool(find_warnings(configs)) is is_secret
+    assert bool(find_warnings(configs, HeartbeatConfig())) is is_secret
 
 
 @pytest.mark.parametrize(
@@ -211,6 +309,19 @@ def test_the_url_of_a_host_alone_is_no_secret(url: str, is_secret: bool) -> None
             'for type = "pagerduty"',
         ),
         ({"type": "pagerduty", "routing_key": "abc"}, "3 characters, expected 32"),
+        ({"type": "pagerduty", "routing_key": "a" * 31 + "\n"}, "another invalid char"),
+        ({"type": "pagerduty", "routing_key": "ä" * 32}, "another invalid character"),
+        ({"type": "opsgenie", "api_key": '"0123"'}, "a quote or another invalid"),
+        ({"type": "slack", "bot_token": "xoxb 1", "channel": "#a"}, "contains a space"),
+        (
+            {
+                "type": "webhook",
+                "url": "https://example.com/x",
+                "signature": "standard",
+                "secret": "whsec_%%",
+            },
+            "invalid secret",
+        ),
         (
             {"type": "webhook", "url": "https://discord.com/api/webhooks/1/t"},
             'for type = "discord"',
@@ -255,10 +366,10 @@ def test_a_secret_file_that_others_can_read_is_warned_about(tmp_path: Path) -> N
     secret.write_bytes(b"\xef\xbb\xbfhttps://example.com/\r\n")
     configs = parse({"ops": {"type": "webhook", "url_file": str(secret)}})
     secret.chmod(0o644)
-    (warning,) = find_warnings(configs)
+    (warning,) = find_warnings(configs, HeartbeatConfig())
     assert warning.fix == f"chmod 0600 {secret}"
     secret.chmod(0o600)
-    assert find_warnings(configs) == []
+    assert find_warnings(configs, HeartbeatConfig()) == []
     # A byte order mark and an end of line are no part of the URL.
     assert find_defects(configs, HeartbeatConfig()) == []
 
@@ -269,6 +380,7 @@ def test_a_secret_file_that_others_can_read_is_warned_about(tmp_path: Path) -> N
         ({"timeout": "0s"}, "receiver.ops.timeout"),
         ({"timeout": "10m"}, '"10m": expected a duration from 100ms to 60s'),
         ({"proxy": "proxy:3128"}, "receiver.ops.proxy: expected a URL"),
+        ({"proxy": "env"}, 'http://host:3128, or "environment"'),
         ({"headers": {"a b": "x"}}, "receiver.ops.headers.a b"),
         ({"headers": {"X-A": "x\ny"}}, "receiver.ops.headers.X-A"),
         ({"headers": {"Host": "x"}}, "receiver.ops.headers.Host"),

@@ -18,7 +18,7 @@ from kaywatch_agent.model.alerts import (
     Notification,
     NotificationKind,
 )
-from kaywatch_agent.notify import appearance, formatting
+from kaywatch_agent.notify import appearance, formatting, signing
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.policy import Policy
@@ -433,13 +433,13 @@ def test_a_test_is_marked_as_one() -> None:
 
 def test_signatures_match_published_vectors() -> None:
     body = b'{"event_type":"ping","data":{"success":true}}'
-    headers = webhook.sign_standard(
+    headers = signing.sign_standard(
         "whsec_plJ3nmyCDGBKInavdOK15jsl", "msg_loFOjxBNrRLzqYUf", 1731705121, body
     )
     assert headers["webhook-signature"] == (
         "v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
     )
-    assert webhook.sign_github("It's a Secret to Everybody", b"Hello, World!") == (
+    assert signing.sign_github("It's a Secret to Everybody", b"Hello, World!") == (
         "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     )
 

@@ -21,6 +21,10 @@ def complaint(text: str) -> str:
     return str(caught.value)
 
 
+SHARE = "[[rule]]\nname='r'\nkind='transition_share'\naction='x'\n"
+BURN = "[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.99\n"
+ABSENCE = "[[rule]]\nname='r'\nkind='absence'\nmax_age='1h'\nper=['graph']\n"
+
 RULE = """
 [[rule]]
 name = "r"
@@ -257,12 +261,140 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
             RULE + "match = ['node=\"a\"', 'nod=\"b\"']",
             'rule[0].match[1]: unknown label "nod"; this rule has service, graph, node',
         ),
-        ("[alerting]\nexternal_url='a.b'", "alerting.external_url: expected a URL"),
-        (RULE + "runbook_url = 'wiki/x'", "rule[0].runbook_url: expected a URL"),
+        ("[alerting]\nexternal_url='a.b'", 'external_url: "a.b": expected a URL such'),
+        (RULE + "runbook_url = 'wiki/x'", '.runbook_url: "wiki/x": expected a URL'),
+        (
+            "[alerting]\nexternal_url='https://x/?a=1'",
+            'external_url: "https://x/?a=1": expected a URL without ? and #',
+        ),
+        (
+            "[alerting]\nexternal_url='https://x/50%'",
+            "expected two hexadecimal digits after %",
+        ),
+        (
+            RULE + "runbook_url='https://me:sosecret@x/'",
+            "rule[0].runbook_url: contains a password, which each message would show",
+        ),
+        (
+            "[alerting.thresholds]\nmemory_usage_max=0",
+            "memory_usage_max: 0: every process uses more; write false to disable",
+        ),
+        (
+            "[alerting.thresholds]\nmemory_usage_max=1.5",
+            "1.5: in MiB, every process uses more; write 1536 for 1.5 GiB",
+        ),
+        (
+            "[alerting.thresholds]\nmemory_usage_max=1_073_741_824",
+            "in MiB, no process uses as much; write 1024 for 1.07374e+09 bytes",
+        ),
+        (
+            "[alerting.thresholds]\navg_execution_time_max=0",
+            "avg_execution_time_max: 0: every execution takes longer; write false",
+        ),
+        (SHARE + "above=95", "above: 95: the share is between 0 and 1; write 0.95"),
+        (SHARE + "below=40", "below: 40: the share is between 0 and 1; write 0.4"),
+        (SHARE + "above=-0.1", "above: -0.1: the share is between 0 and 1"),
+        (SHARE + "above=1", "rule[0].above: the share > 1 is never true"),
+        (SHARE + "below=0", "rule[0].below: the share < 0 is never true"),
+        (SHARE + "above=0.1\nbelow=0.4", "below: 0.4: expected less than above = 0.1"),
+        (SHARE + "change='new'\nabove=0.4", 'above: change = "new" has no limit'),
+        (BURN + "tiers=[]", "rule[0].tiers: the list is empty"),
+        (BURN + "latency_le='0'", 'rule[0].latency_le: "0": expected more than 0'),
+        (
+            BURN + "tiers=[{factor=0, long='1h', short='5m'}]",
+            "rule[0].tiers[0].factor: 0: expected more than 0",
+        ),
+        (
+            BURN + "tiers=[{factor=2, long='1h', short='1s'}]",
+            'rule[0].tiers[0].short: "1s": expected at least "10s"',
+        ),
+        (
+            BURN + "tiers=[{factor=2, long='1h', short='5m', notify=['op']}]",
+            'rule[0].tiers[0].notify: unknown receiver "op"',
+        ),
+        (
+            "[[rule]]\nname='r'\nkind='stuck'\nmax_age='0'",
+            'rule[0].max_age: "0": expected more than 0',
+        ),
+        (ABSENCE + "expect=[{nod='x'}]", "expect[0].nod: unknown label; per is graph"),
+        (ABSENCE + "expect=[{}]", "expect[0]: expected labels such as"),
+        (
+            ABSENCE.replace("'graph'", "'service', 'graph'") + "expect=[{graph='x'}]",
+            "rule[0].expect[0]: without service: add it, or remove it from per",
+        ),
+        (
+            ABSENCE + "match=['graph!=\"x\"']\nexpect=[{graph='y'}, {graph='x'}]",
+            'rule[0].expect[1]: does not match graph!="x", so it is never seen',
+        ),
+        (
+            "[[rule]]\nname='r'\nwhen='error_rate > 0.5 and error_rate < 0.2'",
+            "rule[0].when: error_rate > 0.5 and error_rate < 0.2 is never true",
+        ),
+        (
+            "[[rule]]\nname='r'\nwhen='not (runs > 5 and runs <= 5)'",
+            "rule[0].when: not (runs > 5 and runs <= 5) is always true",
+        ),
+        (
+            "[[rule]]\nname='r'\nwhen='runs > 9'\nclear_when='runs > 20'",
+            "rule[0].clear_when: runs > 20 can never clear the alert",
+        ),
+        (
+            "[[rule]]\nname='r'\nwhen='runs > 9'\nclear_when='runs < 5 and runs > 7'",
+            "rule[0].clear_when: runs < 5 and runs > 7 is never true",
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_its_key_and_the_fix(text: str, words: str) -> None:
     assert words in complaint(text)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "error_rate > 0 and error_rate < 1",
+        "success_rate < 1 or error_rate > 0.5",
+        "custom.balance.last < 0 and custom.balance.last > -5",
+        "executions == 0",
+        "not executions == 0",
+        "latency_p95 > 2.5 and latency_p95 < 1e9 and throughput >= 1.0",
+        # Too many metrics for all combinations.
+        " and ".join(f"custom.m{n}.last > {n}" for n in range(15)),
+    ],
+)
+def test_an_expression_that_some_values_make_true_is_accepted(when: str) -> None:
+    settings = read(f"[[rule]]\nname='r'\nwhen='{when}'")
+    assert "r" in settings.rules
+    assert settings.warnings == ()
+
+
+def test_a_clear_when_that_overlaps_when_is_warned_of() -> None:
+    text = "[[rule]]\nname='r'\nwhen='error_rate > 0.05'\nclear_when='error_rate < 0.5'"
+    (warning,) = read(text).warnings
+    assert warning.startswith(
+        "rule[0].clear_when: error_rate < 0.5 can be true while error_rate > 0.05 is"
+    )
+
+
+def test_keys_without_effect_are_warned_of() -> None:
+    burn = BURN + "window='1h'"
+    (warning,) = read(burn).warnings
+    assert warning.startswith("rule[0].window: without effect: a rule of the kind burn")
+    # As a default, it applies to other rules.
+    assert read("[defaults]\nwindow='1h'\n" + BURN).warnings == ()
+
+    (warning,) = read("[defaults]\nseverity='critical'").warnings
+    assert (
+        warning == "defaults: without effect: it applies to [[rule]], and there is none"
+    )
+
+
+def test_all_errors_of_an_inhibition_are_reported() -> None:
+    keys = keys_of_errors("[[inhibit]]\nsource=[]\ntarget=['x']\nequl=[]")
+    assert sorted(keys) == [
+        "inhibit[0].equl",
+        "inhibit[0].source",
+        "inhibit[0].target[0]",
+    ]
 
 
 def test_a_percentile_of_few_executions_is_warned_of() -> None:
@@ -448,7 +580,7 @@ def test_a_label_that_no_alert_has_is_warned_of() -> None:
 group_by = ["alertname", "grapf", "team", "kind"]
 labels = {team = "a"}
 [[inhibit]]
-source = ['alertnam="x"']
+source = ['naod="x"']
 target = ['severity="info"']
 equal = ["grap", "node"]
 """
@@ -456,8 +588,33 @@ equal = ["grap", "node"]
 
     assert [warning.split(" (known: ")[0] for warning in warnings] == [
         'alerting.group_by: no alert has the label "grapf"; did you mean graph?',
-        'inhibit[0].source: no alert has the label "alertnam"; did you mean alertname?',
         'inhibit[0].equal: no alert has the label "grap"; did you mean graph?',
+        'inhibit[0].source[0]: no alert has the label "naod"; did you mean node?',
+    ]
+
+
+def test_a_matcher_that_no_alert_can_match_is_warned_of() -> None:
+    text = """
+[[inhibit]]
+source = ['severity="crit"', 'alertname=~"r|x.*"']
+target = ['severity=~"info|warn"', 'alertname!="rr"']
+[[silence]]
+match = ['node="a"', 'nod="b"']
+starts = 2026-01-02T00:00:00Z
+ends = 2026-01-03T00:00:00Z
+[[mute]]
+name = "nights"
+match = ['sevrity="info"']
+times = ["22:00-06:00"]
+"""
+    warnings = read(text + RULE).warnings
+
+    assert [warning.split(" (known: ")[0] for warning in warnings] == [
+        'inhibit[0].source[0]: no alert has severity = "crit"; did you mean critical?',
+        'inhibit[0].target[0]: no alert has severity = "warn"; did you mean warning?',
+        'inhibit[0].target[1]: no alert has alertname = "rr"; did you mean r?',
+        'silence[0].match[1]: no alert has the label "nod"; did you mean node?',
+        'mute[0].match[0]: no alert has the label "sevrity"; did you mean severity?',
     ]
 
 

@@ -191,7 +191,7 @@ def check(config: str, quiet: bool) -> None:
     notify = settings.notify
     for note in (
         *find_defects(notify.receivers, notify.heartbeat),
-        *find_warnings(notify.receivers),
+        *find_warnings(notify.receivers, notify.heartbeat),
         *find_unused(notify, settings.alerts),
         *settings.alerts.warnings,
     ):

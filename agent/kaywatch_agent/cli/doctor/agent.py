@@ -134,7 +134,7 @@ def check_configuration(context: CheckContext) -> CheckResults:
     else:
         yield ok(f"{path} is valid")
         notify = context.config.notify
-        secrets = find_warnings(notify.receivers)
+        secrets = find_warnings(notify.receivers, notify.heartbeat)
         mode = stat.S_IMODE(path.stat().st_mode)
         if secrets and mode & stat.S_IROTH:
             yield problem(

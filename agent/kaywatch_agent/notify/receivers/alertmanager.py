@@ -63,7 +63,8 @@ class AlertmanagerSender:
         """
         self.name = config.name
         self.interval = parse_duration(config.resend_interval)
-        self.errors = dict.fromkeys(config.urls, "")  # by peer; empty for none
+        # By peer; empty for none.
+        self.errors = dict.fromkeys(config.urls_to_reach(), "")
         self._http = http
         self._alerts = alerts
         self._metrics = metrics
@@ -159,7 +160,7 @@ class AlertmanagerSender:
         attempts = self._metrics.attempts
         try:
             response = await self._http.post(
-                url.rstrip("/") + "/api/v2/alerts",
+                url + "/api/v2/alerts",
                 msgspec.json.encode(bodies),
                 options=self._config.request_options(),
             )

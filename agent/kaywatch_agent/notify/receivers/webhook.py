@@ -6,10 +6,6 @@ cover the exact bytes that are sent.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 from typing import Any, Final
 
 import msgspec
@@ -27,19 +23,17 @@ from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.receivers.account import send_to_account
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, judge_status
+from kaywatch_agent.notify.signing import sign_github, sign_standard
 from kaywatch_agent.units import rfc3339
 
 __all__ = [
     "Webhook",
     "alertmanager_body",
     "native_body",
-    "sign_github",
-    "sign_standard",
 ]
 
 # How Go, and so Alertmanager, writes a time that is not set.
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-WHSEC: Final = "whsec_"
 
 # The fields of an alert that a native body shows as they are. They are listed so that a
 # new field is not published by accident.
@@ -110,39 +104,6 @@ class Webhook:
             raise ConfigError(
                 path, "invalid secret: expected whsec_ followed by base64"
             ) from None
-
-
-def sign_standard(key: str, message_id: str, stamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of Standard Webhooks 1.0.0.
-
-    Args:
-        key: `whsec_` and base64; several, separated by spaces, while keys are rotated.
-        message_id: the same for all attempts.
-        stamp: Unix seconds of this attempt.
-        body: the bytes that are sent.
-
-    Raises:
-        ValueError: a key is not base64.
-    """
-    signed = f"{message_id}.{stamp}.".encode() + body
-    signatures = []
-    for part in key.split():
-        try:
-            raw = base64.b64decode(part.removeprefix(WHSEC), validate=True)
-        except binascii.Error as error:
-            raise ValueError(str(error)) from None
-        digest = hmac.new(raw, signed, hashlib.sha256).digest()
-        signatures.append("v1," + base64.b64encode(digest).decode())
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(stamp),
-        "webhook-signature": " ".join(signatures),
-    }
-
-
-def sign_github(key: str, body: bytes) -> str:
-    """Return GitHub's signature of a body."""
-    return "sha256=" + hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
 
 
 def native_body(notification: Notification, now: float) -> dict[str, Any]:
