@@ -84,11 +84,11 @@ def show_graph(stats: Json) -> None:
 
 
 def _figures(graph: Json) -> list[str | Text]:
-    rate = graph["success_rate"]
+    failed = graph["outcomes"]["error"] > 0
     dead, missing = graph["dead_ends"], len(graph["never_reached"])
     return [
         f"{graph['total_executions']:,}",
-        Text(or_dash(rate, percent), "red" if rate is not None and rate < 0.95 else ""),
+        Text(or_dash(graph["success_rate"], percent), "red" if failed else ""),
         Text(f"{dead:,}", "red" if dead else ""),
         Text(f"{missing:,}", "yellow" if missing else ""),
         or_dash(graph["max_execution_time"], duration),

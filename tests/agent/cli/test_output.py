@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from kaywatch_agent.cli.commands import output
+from kaywatch_agent.cli.graph_tables import graph_table
 from kaywatch_agent.cli.node_view import show_node
 
 EVIL = "evil\x1b[31m\nname"
@@ -85,6 +88,26 @@ def test_a_node_has_its_cost_tokens_and_custom_metrics(
     assert "tokens 12,345 in, 678 out" in lines
     assert "cost $1.25, $0.25 wasted on failed attempts" in lines
     assert lines[-1] == "cart_size {shop=a} observe 4 10 2.5 4 -"
+
+
+@pytest.mark.parametrize(("errors", "is_red"), [(0, False), (1, True)])
+def test_a_graph_is_red_once_a_run_failed(errors: int, is_red: bool) -> None:
+    row = {
+        "graph": "shop",
+        "services": ["web"],
+        "total_executions": 1_000,
+        "outcomes": {"ok": 1_000 - errors, "error": errors},
+        "success_rate": 1 - errors / 1_000,
+        "never_reached": [],
+        **dict.fromkeys(("dead_ends", "retries", "fallbacks"), 0),
+        **dict.fromkeys(("max_execution_time", "cost_usd")),
+    }
+    text = StringIO()
+    Console(file=text, force_terminal=True, color_system="standard").print(
+        graph_table([row])
+    )
+
+    assert ("\x1b[31m" in text.getvalue()) is is_red
 
 
 def test_names_make_room_for_figures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,10 +19,10 @@ from kaywatch_agent.model.alerts import (
     NotificationKind,
 )
 from kaywatch_agent.notify import appearance, formatting, signing
-from kaywatch_agent.notify.config import parse
+from kaywatch_agent.notify.config import TYPES, AlertmanagerConfig, parse
 from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
+from kaywatch_agent.notify.receivers import CLASSES, build, pagerduty, slack, webhook
 from kaywatch_agent.notify.receivers.apprise import render as render_apprise
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult
 from kaywatch_agent.notify.worker import attempt
@@ -107,6 +107,10 @@ async def test_the_rendered_body_is_sent_with_secrets_added(
     body = request.json
     assert body.pop("routing_key", KEY) == KEY
     assert body == json.loads(msgspec.json.encode(rendered))
+
+
+def test_each_type_but_alertmanager_has_a_receiver() -> None:
+    assert set(TYPES.values()) == {*CLASSES, AlertmanagerConfig}
 
 
 # -- texts ---------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from kaywatch_agent.notify.config import (
+    AlertmanagerConfig,
     AppriseConfig,
     DiscordConfig,
     EmailConfig,
@@ -26,32 +28,27 @@ from kaywatch_agent.notify.receivers.teams import Teams
 from kaywatch_agent.notify.receivers.webhook import Webhook
 from kaywatch_agent.notify.worker import Receiver
 
-__all__ = ["build"]
+__all__ = ["CLASSES", "build"]
+
+CLASSES: Final[Mapping[type[ReceiverConfig], Callable[[Any, HttpClient], Receiver]]] = {
+    SlackConfig: Slack,
+    TeamsConfig: Teams,
+    DiscordConfig: Discord,
+    EmailConfig: lambda config, _: Email(config),
+    PagerDutyConfig: PagerDuty,
+    OpsgenieConfig: Opsgenie,
+    WebhookConfig: Webhook,
+    AppriseConfig: lambda config, _: Apprise(config),
+}
 
 
 def build(
     configs: Mapping[str, ReceiverConfig], http: HttpClient
 ) -> dict[str, Receiver]:
     """Return the receivers that the outbox serves, by name."""
-    receivers: dict[str, Receiver] = {}
-    for name, config in configs.items():
-        match config:
-            case SlackConfig():
-                receivers[name] = Slack(config, http)
-            case TeamsConfig():
-                receivers[name] = Teams(config, http)
-            case DiscordConfig():
-                receivers[name] = Discord(config, http)
-            case EmailConfig():
-                receivers[name] = Email(config)
-            case PagerDutyConfig():
-                receivers[name] = PagerDuty(config, http)
-            case OpsgenieConfig():
-                receivers[name] = Opsgenie(config, http)
-            case WebhookConfig():
-                receivers[name] = Webhook(config, http)
-            case AppriseConfig():
-                receivers[name] = Apprise(config)
-            case _:  # an Alertmanager is served by an AlertmanagerSender
-                pass
-    return receivers
+    return {
+        name: CLASSES[type(config)](config, http)
+        for name, config in configs.items()
+        # An AlertmanagerSender sends to these.
+        if not isinstance(config, AlertmanagerConfig)
+    }

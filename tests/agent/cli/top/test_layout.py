@@ -68,6 +68,7 @@ def graph(name: str, **more: Any) -> dict[str, Any]:
         "graph": name,
         "services": ["shop"],
         "total_executions": 1_234_567,
+        "outcomes": {"ok": 1_185_185, "error": 49_382, "suppressed": 0, "fallback": 0},
         "success_rate": 0.96,
         "dead_ends": 12_345,
         "never_reached": ["refund"],
