@@ -75,6 +75,8 @@ class FactLimits:
     ) -> tuple[Bucket, Sequence[Bucket]]:
         """Return totals with new events, and these events with few enough facts."""
         merged = merge(parts)
+        if not len(merged.rows):
+            return totals, parts
         excess, per_octave = _find_excess(merged, totals, _LIMITS), _WIDE
         if len(totals.fact_keys) + len(merged.fact_keys) > SHARED:
             share = SHARED // len(self._registry.keys)
