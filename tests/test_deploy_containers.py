@@ -151,6 +151,27 @@ def test_grafana_has_the_dashboards_and_their_data_source() -> None:
         assert (variable["type"], variable["query"]) == ("datasource", source["type"])
 
 
+def check_compose(file: Path) -> subprocess.CompletedProcess[str]:
+    """Validate a file against the schema of the Compose Specification."""
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    command = (sys.executable, "-m", "check_jsonschema", *schema, str(file))
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_compose_file_is_valid() -> None:
+    done = check_compose(DOCKER / "compose.yml")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_wrong_compose_file_is_not_valid(tmp_path: Path) -> None:
+    text = (DOCKER / "compose.yml").read_text()
+    file = tmp_path / "compose.yml"
+    file.write_text(text.replace("depends_on", "depend_on", 1))
+    done = check_compose(file)
+    assert done.returncode == 1
+    assert "$.services.agent" in done.stdout and "depend_on" in done.stdout
+
+
 def test_the_compose_file_names_what_it_has() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yml").read_text())
     volumes = {
