@@ -386,6 +386,84 @@ def test_hidepid_is_reported(short: Path) -> None:
     assert report.status(f"the agent is process {agent.pid} of nobody") == "ok"
 
 
+# An agent that is process 1 of a pid namespace, as in a container, and its commands.
+CONTAINER = 'mount -t proc proc /proc && exec "$@"'
+PUSHES = """
+import kaywatch, sys
+with kaywatch.execution("g", "n"): pass
+assert kaywatch.flush(10)
+print("pushed", flush=True)
+input()
+"""
+
+
+def in_container(host: str, *command: str) -> list[str]:
+    """Return a command in namespaces of its own, with a host name of its own."""
+    name = f"hostname {host} && {CONTAINER}"
+    unshare = ("unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child")
+    return [*unshare, "sh", "-c", name, "sh", *command]
+
+
+@as_root
+def test_a_client_in_another_pid_namespace_is_reported(short: Path) -> None:
+    """What it records is counted; its process is not known."""
+    endpoint = {"KAYWATCH_ENDPOINT": f"unix://{short}/s"}
+    agent = subprocess.Popen(
+        in_container(
+            "agent",
+            *(
+                sys.executable,
+                "-m",
+                "kaywatch_agent",
+                "serve",
+                "--socket",
+                f"{short}/s",
+            ),
+            *("--store", f"{short}/kaywatch.db", "--http", "127.0.0.1:0"),
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert agent.stderr is not None
+    with kill_at_end(agent):
+        serving = next((line for line in agent.stderr if '"serving"' in line), None)
+        if serving is None:
+            pytest.skip("no namespaces here")
+        url = json.loads(serving)["http"]
+        client = subprocess.Popen(
+            in_container("shop", sys.executable, "-c", PUSHES),
+            env={**os.environ, **endpoint, "KAYWATCH_SERVICE": "shop"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert client.stdout is not None
+        with kill_at_end(client):
+            assert client.stdout.readline() == "pushed\n"
+            (child,) = (
+                Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+            )
+            enter = ["nsenter", "--target", child, "--pid", "--mount", "--uts"]
+
+            def check() -> Report:
+                done = subprocess.run(
+                    [*enter, sys.executable, "-m", "kaywatch_agent", "doctor"]
+                    + ["processes", "store", "--json", "--url", url],
+                    capture_output=True,
+                    text=True,
+                )
+                return Report(done.returncode, done.stdout)
+
+            report = until(
+                lambda: (each := check()).problems and each, "the client is judged"
+            )
+    words = ("1 of 1 clients are in another pid namespace", "(shop)", "--pid=host")
+    assert report.status("processes", *words) == "problem"
+    assert report.status("the agent is process 1") == "ok"
+    # The store of process 1, which only its command line names.
+    assert report.status("store", "free on the disk of", f"{short}/kaywatch.db") == "ok"
+
+
 def test_names_made_per_request_are_shown_with_their_source(agent: Agent) -> None:
     code = """
 import kaywatch, logging, sys, uuid

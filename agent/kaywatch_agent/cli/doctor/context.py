@@ -105,7 +105,7 @@ class CheckContext:
     @cached_property
     def manager(self) -> Manager | None:
         """The manager of the service: the system's, or else the user's."""
-        if not os.path.isdir("/run/systemd/system"):  # see sd_booted(3)
+        if not is_systemd_booted():
             return None
         for manager in (Manager(), Manager(user=True)):
             if _read_property(manager, SERVICE, "LoadState") == "loaded":
@@ -141,10 +141,23 @@ class CheckContext:
         return SocketOwner(pid, uid)
 
     @property
+    def systemd_listens(self) -> bool:
+        """Whether the socket is systemd's; in a container, process 1 is the agent."""
+        owner = self.listener
+        is_first = isinstance(owner, SocketOwner) and owner.pid == 1
+        return is_first and (self.socket_activated or is_systemd_booted())
+
+    @property
     def process(self) -> SocketOwner | None:
         """The agent's process; None if it is not known."""
         owner = self.listener
-        return owner if isinstance(owner, SocketOwner) and owner.pid > 1 else None
+        is_known = isinstance(owner, SocketOwner) and owner.pid > 0
+        return owner if is_known and not self.systemd_listens else None
+
+
+def is_systemd_booted() -> bool:
+    """Return whether process 1 is systemd, see sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
 
 
 def gather(options: Options) -> CheckContext:
@@ -173,8 +186,8 @@ def gather(options: Options) -> CheckContext:
         health_error=health_error,
         health_time=(before + time.time()) / 2,
     )
-    # As for the socket: the default store may be that of another agent.
-    if options.url and not options.store and context.process is not None:
+    # The file of the agent that answers, which its command line may have set.
+    if health is not None and not options.store and context.process is not None:
         store = _open_store(context.process.pid)
         return context if store is None else replace(context, store=store)
     return context

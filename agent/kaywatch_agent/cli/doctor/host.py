@@ -25,7 +25,10 @@ from kaywatch_agent.units import quantity
 # have no sample yet.
 SAMPLED_SECONDS: Final = 10.0
 HIDEPID: Final = re.compile(r"hidepid=(invisible|noaccess|ptraceable|[124])")
-NAMESPACE_FIX: Final = "share the host's pid namespace (docker: --pid=host)"
+NAMESPACE_FIX: Final = (
+    "share a pid namespace (Docker: --pid=host; Kubernetes: shareProcessNamespace or"
+    " hostPID)"
+)
 
 # A client takes a connection and a pidfd. The rest is for HTTP, the store, and files
 # that are open for a moment.
@@ -48,7 +51,7 @@ def check_listener(context: CheckContext) -> CheckResults:
     owner = context.listener
     if isinstance(owner, OSError):
         yield unchecked("which process listens", "cannot connect to the socket")
-    elif owner.pid == 1:
+    elif context.systemd_listens:
         yield unchecked(
             "which process listens", "systemd listens, and starts the agent"
         )
@@ -69,9 +72,12 @@ def check_client_identities(context: CheckContext) -> CheckResults:
     if not clients:
         yield unchecked("whether clients are identified", "no client is connected")
         return
-    if not all(client["pid"] for client in clients):
+    if foreign := [client for client in clients if _is_foreign(context, client)]:
+        names = ", ".join(sorted({client["service"] for client in foreign}))
         yield problem(
-            "some clients have no pid: they are in another pid namespace", NAMESPACE_FIX
+            f"{len(foreign)} of {len(clients)} clients are in another pid namespace, as"
+            f" in a container ({names}): their memory, CPU and deaths are unknown",
+            NAMESPACE_FIX,
         )
         return
     yield ok(f"{len(clients)} connected, each identified by its pid")
@@ -79,11 +85,10 @@ def check_client_identities(context: CheckContext) -> CheckResults:
 
 def check_process_metrics(context: CheckContext) -> CheckResults:
     """Check that the agent can read memory and CPU of local clients."""
-    now = context.health["timestamp"] if context.health else 0.0
     sampled = [
         client
         for client in _local_clients(context)
-        if now - client["since"] > SAMPLED_SECONDS
+        if _is_sampled(context, client) and not _is_foreign(context, client)
     ]
     unread = [client for client in sampled if client["memory_mb"] is None]
     hidden = _hidepid_fix(context)
@@ -104,9 +109,25 @@ def check_process_metrics(context: CheckContext) -> CheckResults:
 
 
 def _local_clients(context: CheckContext) -> list[dict[str, Any]]:
-    """Return the clients that are connected from this host."""
-    host = socket.gethostname()
-    return [c for c in context.connected if c["host"] == host and not c["via"]]
+    """Return the clients that are connected to the socket."""
+    return [client for client in context.connected if not client["via"]]
+
+
+def _is_sampled(context: CheckContext, client: Mapping[str, Any]) -> bool:
+    """Return whether the agent had time to read a client's memory and CPU."""
+    now = context.health["timestamp"] if context.health else 0.0
+    return bool(now - client["since"] > SAMPLED_SECONDS)
+
+
+def _is_foreign(context: CheckContext, client: Mapping[str, Any]) -> bool:
+    """Return whether a client is in another pid namespace than the agent.
+
+    Its pid is then the one that it reports, of its own namespace. A container that
+    shares the namespace has a host name of its own, too, but its memory can be read.
+    """
+    is_elsewhere = client["host"] != socket.gethostname() or not client["pid"]
+    has_sample = client["memory_mb"] is not None
+    return is_elsewhere and not has_sample and _is_sampled(context, client)
 
 
 def _hidepid_fix(context: CheckContext) -> str:
