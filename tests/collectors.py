@@ -106,12 +106,12 @@ def pairs(attributes: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def collector(backend: Backend, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run rotel, which forwards what it receives to the backend."""
+def collector(backend: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run rotel, which forwards what it receives to the URL of a backend."""
     command = [
         *(str(BINARY), "start", "--otlp-http-endpoint", f"127.0.0.1:{port}"),
         *("--otlp-grpc-endpoint", f"127.0.0.1:{free_port()}"),
-        *("--exporter", "otlp", "--otlp-exporter-endpoint", backend.url),
+        *("--exporter", "otlp", "--otlp-exporter-endpoint", backend),
         *("--otlp-exporter-protocol", "http", "--batch-timeout", "200ms"),
     ]
     process = subprocess.Popen(

@@ -3,7 +3,8 @@
 A host is a process with 100 nodes and 100 executions per second, which are recorded by
 the client. Each host has an agent of its own, which writes to a server every 15 s; or
 all hosts send to one agent over a real broker. A real Prometheus receives the series of
-100 hosts by remote write. docs/fleet.md multiplies the figures.
+100 hosts by remote write, and a real collector receives them by OTLP. docs/fleet.md
+multiplies the figures.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.agents import Agent, kill_at_end, running_agent
+from tests.agents import Agent, free_port, kill_at_end, running_agent
 from tests.bench.bench_agent import agent_pid
-from tests.bench.bench_export import SNAPSHOTS, Export
+from tests.bench.bench_export import INTERVAL, SNAPSHOTS, Export
 from tests.bench.bench_http import SERIES, Synthetic
 from tests.bench.report import OURS, Row, missing_figure, summarize
 from tests.bench.rounds import Effort
 from tests.bench.usage import cpu_seconds, resident_mb
 from tests.brokers import Mosquitto, run_broker
+from tests.collectors import collector
 from tests.mqtt import agent_at
 from tests.prometheus import NATIVE, running_prometheus
 from tests.servers import find
@@ -37,6 +39,7 @@ NODES = 100
 RATE = 100  # executions per second and host
 SECONDS = 45  # three intervals of an export
 WARM_UP = 10.0  # seconds
+BATCH = 2.0  # seconds, in which a collector forwards everything
 
 HOST = """
 import sys, time
@@ -175,20 +178,35 @@ class Cost:
     Attributes:
         cpu: the agent's, in percent of a core.
         bytes: per second, over the network.
+        broker: its CPU, in percent of a core.
     """
 
     cpu: float
     bytes: float
+    broker: float = 0.0
 
 
-def observe(agent: Agent, count: Callable[[], int], seconds: float) -> Cost:
-    """Return what an agent uses for a time, once its clients have settled."""
+def observe(
+    agent: Agent, count: Callable[[], int], seconds: float, broker: int = 0
+) -> Cost:
+    """Return what an agent uses for a time, once its clients have settled.
+
+    Args:
+        agent: the agent.
+        count: returns the bytes of its network so far.
+        seconds: how long to measure.
+        broker: the pid of the broker in between; 0 for none.
+    """
+    pids = [agent_pid(agent), *([broker] if broker else ())]
     time.sleep(min(WARM_UP, seconds))
-    cpu, before, started = cpu_seconds(agent_pid(agent)), count(), time.monotonic()
+    cpu, before, started = [*map(cpu_seconds, pids)], count(), time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - started
-    used = cpu_seconds(agent_pid(agent)) - cpu
-    return Cost(used / took * 100, (count() - before) / took)
+    used = [
+        (cpu_seconds(pid) - spent) / took * 100
+        for pid, spent in zip(pids, cpu, strict=True)
+    ]
+    return Cost(used[0], (count() - before) / took, sum(used[1:]))
 
 
 def measure_host(export: str, seconds: float) -> Cost:
@@ -214,7 +232,9 @@ def measure_central(number: int, seconds: float) -> Cost:
         with relayed(broker.port) as relay:
             endpoint = url.replace(f":{broker.port}", f":{relay.port}")
             with hosts(agent, number, endpoint):
-                cost = observe(agent, lambda: relay.bytes, seconds)
+                assert broker.process is not None
+                pid = broker.process.pid
+                cost = observe(agent, lambda: relay.bytes, seconds, pid)
                 events = sum(agent.executions().values())
     assert events > number * RATE * seconds / 2, events
     return cost
@@ -242,6 +262,26 @@ def measure_prometheus(nodes: int) -> dict[str, float]:
             }
 
 
+def measure_collector(nodes: int) -> float:
+    """Return the CPU of a collector for each host, in percent of a core."""
+    sink = Sink()
+    with tempfile.TemporaryDirectory(prefix="kw-") as name, sink.serve():
+        port = free_port()
+        with collector(sink.url.removesuffix("/v1/metrics"), port) as process:
+            url = f"http://127.0.0.1:{port}/v1/metrics"
+            line = 'temporality = "cumulative"'
+            export = Export("otlp", line, url, Path(name))
+            source = Synthetic(nodes)
+            asyncio.run(export.run(source))
+            time.sleep(BATCH)
+            cpu, before = cpu_seconds(process.pid), sink.bytes
+            asyncio.run(export.run(source))
+            time.sleep(BATCH)
+            used = cpu_seconds(process.pid) - cpu
+            assert sink.bytes > before
+    return used / SNAPSHOTS / INTERVAL / (nodes / NODES) * 100
+
+
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of one host."""
     seconds = float(effort.of(SECONDS, 2))
@@ -254,8 +294,10 @@ def measure(effort: Effort) -> list[Row]:
         number = effort.whole(HOSTS, 2)
         idle, busy = (measure_central(n, seconds) for n in (1, number))
         # Without what an agent uses anyway.
-        each = (busy.cpu - idle.cpu) / (number - 1), busy.bytes / number
-        costs[CENTRAL] = Cost(*each)
+        cpu = (busy.cpu - idle.cpu) / (number - 1)
+        costs[CENTRAL] = Cost(cpu, busy.bytes / number)
+        figure = summarize(OURS, [busy.broker / number])
+        rows.append(Row("CPU of mosquitto, each host", "% of a core", figure))
     for what, cost in costs.items():
         figure = summarize(OURS, [cost.cpu])
         rows.append(Row(f"agent CPU, {what}", "% of a core", figure))
@@ -266,4 +308,6 @@ def measure(effort: Effort) -> list[Row]:
         needs = measure_prometheus(effort.whole(SERIES, 100))
         for key, (what, unit) in NEEDS.items():
             rows.append(Row(what, unit, summarize(OURS, [needs[key]])))
+    figure = summarize(OURS, [measure_collector(effort.whole(SERIES, 100))])
+    rows.append(Row("CPU of a collector by OTLP, each host", "% of a core", figure))
     return rows

@@ -49,7 +49,7 @@ def test_a_real_collector_forwards_the_canary(tmp_path: Path, temporality: str) 
     backend, port = Backend(), free_port()
     url = f"http://127.0.0.1:{port}"
     keys = f'temporality = "{temporality}"', 'resource = { team = "search" }'
-    with backend.serve(), collector(backend, port):
+    with backend.serve(), collector(backend.url, port):
         results = doctor(tmp_path, f"{url}{PATH}", *keys, kind="otlp")
         only(results, "ok", "the canary was accepted", "cannot read back")
         until(lambda: len(backend.points) >= 2, "the points")

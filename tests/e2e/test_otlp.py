@@ -85,7 +85,7 @@ def quantile(point: Any, q: float) -> float:
 def test_counts_and_quantiles_are_ours(backend: Backend) -> None:
     port = free_port()
     with (
-        collector(backend, port),
+        collector(backend.url, port),
         agent_that_exports(port, gen_ai_names="both") as agent,
     ):
         agent.run(f"{RECORD}\nrecord(1, 3_000)\nassert kaywatch.flush(10)")
@@ -147,7 +147,7 @@ def test_kills_of_agent_and_collector_lose_nothing(
         return backend.total(EXECUTIONS) if is_delta else executions(backend)
 
     with agent_that_exports(port, temporality=temporality) as agent:
-        with collector(backend, port):
+        with collector(backend.url, port):
             agent.run(f"{RECORD}\nrecord(2, 500)\nassert kaywatch.flush(10)")
             until(lambda: sent() == counts(range(2, 3), 500), "the first totals")
         agent.run(f"{RECORD}\nrecord(3, 500)\nassert kaywatch.flush(10)")
@@ -160,5 +160,5 @@ def test_kills_of_agent_and_collector_lose_nothing(
             "the outage is on /health",
         )
         assert "refused" in stage
-        with collector(backend, port):
+        with collector(backend.url, port):
             until(lambda: sent() == counts(range(2, 4), 500), "all totals")

@@ -151,8 +151,9 @@ class CheckContext:
     def process(self) -> SocketOwner | None:
         """The agent's process; None if it is not known."""
         owner = self.listener
-        is_known = isinstance(owner, SocketOwner) and owner.pid > 0
-        return owner if is_known and not self.systemd_listens else None
+        if not isinstance(owner, SocketOwner) or not owner.pid or self.systemd_listens:
+            return None
+        return owner
 
 
 def is_systemd_booted() -> bool:
