@@ -179,6 +179,7 @@ class Relay:
         self.bodies: list[bytes] = []
         self.errors: list[bytes] = []
         self.before_answer: Callable[[], None] = lambda: None
+        self.loses_answers = False
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -193,8 +194,14 @@ class Relay:
                 except urllib.error.HTTPError as error:
                     status, text = error.code, error.read()
                     relay.errors.append(text)
+                except OSError:  # nobody listens
+                    self.close_connection = True
+                    return
                 relay.bodies.append(body)
                 relay.before_answer()
+                if relay.loses_answers:
+                    self.close_connection = True
+                    return
                 with contextlib.suppress(OSError):
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(text)))
@@ -250,6 +257,40 @@ def test_a_kill_between_the_request_and_its_answer_sends_the_same_again(
         agent.run(f"{RECORD}\nrecord(6, 500)\nassert kaywatch.flush(10)")
         wait_executions(prometheus, counts(range(5, 7), 500))
         assert relay.errors == []
+        assert metrics(agent, "kaywatch_remote_write_dropped_total") == {}
+    assert_no_reset(prometheus)
+
+
+def test_a_server_that_is_killed_before_its_answer_stores_it_once(
+    prometheus: Prometheus,
+) -> None:
+    """It has stored a request, and gets the identical one again after its start."""
+    with (
+        Relay(write_url(prometheus)) as relay,
+        agent_that_writes(relay.url) as agent,
+    ):
+        agent.run(f"{RECORD}\nrecord(17, 500)\nassert kaywatch.flush(10)")
+        wait_executions(prometheus, counts(range(17, 18), 500))
+        killed = threading.Event()
+
+        def kill_server() -> None:
+            relay.before_answer = lambda: None
+            relay.loses_answers = True
+            prometheus.kill()
+            killed.set()
+
+        relay.before_answer = kill_server
+        assert killed.wait(DEADLINE)
+        last = relay.bodies[-1]
+        sent = len(relay.bodies)
+        relay.loses_answers = False
+        prometheus.start()
+        until(lambda: len(relay.bodies) > sent, "the request is sent again")
+        assert decoded(relay.bodies[sent]) == decoded(last)
+        agent.run(f"{RECORD}\nrecord(18, 500)\nassert kaywatch.flush(10)")
+        wait_executions(prometheus, counts(range(17, 19), 500))
+        # Until it has read its log, it answers that it is not ready.
+        assert {*relay.errors} <= {b"Service Unavailable"}
         assert metrics(agent, "kaywatch_remote_write_dropped_total") == {}
     assert_no_reset(prometheus)
 
