@@ -94,6 +94,20 @@ def refuse(receivers: Receivers, folder: Path) -> None:
     only(doctor(folder, url), "not checked", "set query_url")
 
 
+def test_a_prometheus_that_receives_nothing(tmp_path: Path) -> None:
+    with running_prometheus(tmp_path, ()) as server:
+        results = doctor(tmp_path, write_url(server))
+    only(results, "problem", "HTTP 404", "--web.enable-remote-write-receiver")
+
+
+def test_a_server_that_receives_only_remote_write_2(tmp_path: Path) -> None:
+    """As the OpenTelemetry Collector does."""
+    with run_receivers() as receivers:
+        receivers.answer("/write", Reply(415, "unsupported proto version"))
+        results = doctor(tmp_path, f"{receivers.url}/write")
+    only(results, "problem", "HTTP 415: unsupported proto", "[[export.otlp]]")
+
+
 def test_no_server_and_no_password(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/api/v1/write"
     only(doctor(tmp_path, url), "problem", "connection refused")

@@ -71,7 +71,7 @@ def _check_remote_write(config: RemoteWriteConfig) -> CheckResults:
     result = asyncio.run(send_canary(config))
     if result.refused:
         text = f"{where}: the canary was refused: {result.refused}"
-        yield unreadable(text, "check url, the credentials, and the server's log")
+        yield unreadable(text, _write_fix(result.refused))
         return
     if result.native_refused:
         yield _lost_histogram(config, f"{where}: native histograms are refused")
@@ -90,6 +90,20 @@ def _check_remote_write(config: RemoteWriteConfig) -> CheckResults:
         yield ok(f"{where}: the counter of the canary was stored")
     else:
         yield ok(f"{where}: the canary was stored, and read back")
+
+
+def _write_fix(refused: str) -> str:
+    """Return the fix for a canary of remote write that was refused."""
+    if refused.startswith("HTTP 415"):
+        return (
+            "the server does not receive remote write 1.0: send to an OpenTelemetry"
+            " Collector by [[export.otlp]]"
+        )
+    if refused.startswith("HTTP 404"):
+        return (
+            "check the path of url; Prometheus needs --web.enable-remote-write-receiver"
+        )
+    return "check url, the credentials, and the server's log"
 
 
 def _lost_histogram(config: RemoteWriteConfig, text: str) -> CheckResult:
