@@ -23,6 +23,7 @@ from kaywatch_agent.cli.main import kaywatch
 from kaywatch_agent.config import parse
 from kaywatch_agent.notify.chat_config import SlackConfig
 from kaywatch_agent.notify.config_check import find_warnings
+from kaywatch_agent.runtime.host import HOST_VARIABLE
 
 DOCKER = ROOT / "deploy" / "docker"
 MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
@@ -90,6 +91,19 @@ def test_agents_have_no_privileges_and_bounded_resources() -> None:
         assert folders == {"/run/kaywatch", "/var/lib/kaywatch", "/etc/kaywatch"}
     text = (DOCKER / "Dockerfile").read_text()
     assert re.findall(r"(?m)^USER (.+)$", text) == [f"{USER}:{USER}"]
+
+
+def test_the_name_of_the_host_outlives_the_container() -> None:
+    """Otherwise each new container would begin new series, at old totals."""
+    compose = yaml.safe_load((DOCKER / "compose.yml").read_text())
+    assert compose["services"]["agent"]["hostname"]
+    for document in documents():
+        if document["kind"] == "DaemonSet":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            (variable,) = container["env"]
+            assert variable["name"] == HOST_VARIABLE
+            node = variable["valueFrom"]["fieldRef"]
+            assert node == {"fieldPath": "spec.nodeName"}
 
 
 def test_commands_and_configurations_are_those_of_this_version() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
@@ -13,6 +12,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.request_config import RequestConfig
 from kaywatch_agent.notify.secret import Secret, section_with_secrets
 from kaywatch_agent.regex import Expression
+from kaywatch_agent.runtime.host import host_name
 from kaywatch_agent.settings.reader import Duration, ErrorCollector, Size, check_url
 from kaywatch_agent.units import parse_duration, parse_size
 
@@ -124,7 +124,7 @@ class RemoteWriteConfig(TargetConfig):
 
     Attributes:
         labels: labels of every series; by default `job = "kaywatch"` and `instance`,
-            the name of the host.
+            the name of the host; `KAYWATCH_HOST` overrides it.
         histograms: `native`; or `classic`, for servers without native histograms, which
             may drop them silently; `auto` sends native ones until they are refused, or
             until `query_url` shows that they are not stored.
@@ -154,7 +154,7 @@ class RemoteWriteConfig(TargetConfig):
     @property
     def all_labels(self) -> dict[str, str]:
         """The labels of every series, except for the epoch of the store."""
-        return {"job": "kaywatch", "instance": socket.gethostname(), **self.labels}
+        return {"job": "kaywatch", "instance": host_name(), **self.labels}
 
     @property
     def query_address(self) -> str:

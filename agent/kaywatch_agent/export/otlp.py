@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -24,6 +23,7 @@ from kaywatch_agent.export.otlp_response import PROTOBUF, error_text, partial_su
 from kaywatch_agent.export.snapshot_export import SnapshotExport, metric_filter
 from kaywatch_agent.export.spool import Spool
 from kaywatch_agent.notify.http import HttpClient, NoResponse
+from kaywatch_agent.runtime.host import host_name
 from kaywatch_agent.web.prometheus import families
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
@@ -173,7 +173,7 @@ class Otlp(SnapshotExport[OtlpConfig, OtlpTransfer]):
                 metric_filter(config),
                 config.max_buckets,
                 config.gen_ai_names,
-                {"host.name": socket.gethostname(), **config.resource},
+                {"host.name": host_name(), **config.resource},
                 {"process.pid": str(os.getpid())},
             ),
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import secrets
-import socket
 import time
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +27,7 @@ from kaywatch_agent.export.otlp import HEADERS
 from kaywatch_agent.export.otlp_points import AGENT
 from kaywatch_agent.export.otlp_response import error_text, is_otlp, partial_success
 from kaywatch_agent.notify.http import HttpClient, NoResponse, Response
+from kaywatch_agent.runtime.host import host_name
 
 __all__ = ["POINTS", "OtlpCanaryResult", "send_otlp_canary"]
 
@@ -106,7 +106,7 @@ def _request(config: OtlpConfig, canary: str, now: int, flags: int) -> bytes:
     resource = request.resource_metrics.add()
     attributes = {
         "service.name": AGENT,
-        "host.name": socket.gethostname(),
+        "host.name": host_name(),
         **config.resource,
     }
     resource.resource.attributes.extend(

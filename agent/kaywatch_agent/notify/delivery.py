@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -45,6 +44,7 @@ from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import AlertmanagerSender
 from kaywatch_agent.notify.sample import resolve, sample
 from kaywatch_agent.notify.worker import Workers
+from kaywatch_agent.runtime.host import host_name
 
 __all__ = ["Delivery"]
 
@@ -189,7 +189,7 @@ class Delivery:
     def test(self, receiver: str) -> None:
         """Send a receiver two test messages: an alert that fires, and its end."""
         now = self._clock()
-        alert = sample(now, host=socket.gethostname())
+        alert = sample(now, host=host_name())
         self.enqueue(
             NotificationRequest(receiver, NotificationKind.TEST, state)
             for state in (alert, resolve(alert, now))

@@ -10,7 +10,6 @@ evaluation can be requested before the next tick, because something failed.
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +37,7 @@ from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.rules.windows import EvalInput
+from kaywatch_agent.runtime.host import host_name
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import duration
 
@@ -180,9 +180,7 @@ class Alerting:
             min_severity: the minimum severity of a notification, by receiver.
             clock: returns Unix seconds.
         """
-        self.engine = Engine(
-            settings, host=socket.gethostname(), min_severity=min_severity
-        )
+        self.engine = Engine(settings, host=host_name(), min_severity=min_severity)
         self.problem = ""
         self.rejected: Callable[[], Mapping[str, Mapping[str, int]]] = dict
         self.evaluated = clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from contextlib import aclosing
 from pathlib import Path
 
@@ -127,3 +128,12 @@ async def test_a_request_is_as_the_specification_says(
     assert headers["user-agent"].startswith("kaywatch/")
     data = bytes(cramjam.snappy.decompress_raw(request.body))
     assert messages.WriteRequest.FromString(data).timeseries == [series]
+
+
+def test_a_variable_overrides_the_name_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (server,) = config().export.remote_write
+    assert server.all_labels["instance"] == socket.gethostname()
+    monkeypatch.setenv("KAYWATCH_HOST", "node-7")
+    assert server.all_labels["instance"] == "node-7"
