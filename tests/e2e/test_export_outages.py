@@ -21,6 +21,7 @@ from kaywatch_agent.export.spool import Spool
 from kaywatch_agent.notify.http import HttpClient
 
 EXECUTIONS = "kaygraph_node_executions_total"
+DURATIONS = "kaygraph_node_duration_seconds"
 STEP = 60.0  # seconds of the clock between two snapshots
 BEFORE, AFTER = 3, 3  # snapshots before and after the outage
 
@@ -60,7 +61,9 @@ class Outage:
         self, server: Prometheus, served: Served, folder: Path, seconds: float
     ) -> None:
         table = f"[[export.remote_write]]\nurl = '{server.url}/api/v1/write'\n"
-        text = f"{table}name = 'it'\nhistograms = 'classic'"
+        self.is_native = not isinstance(server, VictoriaMetrics)
+        kind = "native" if self.is_native else "classic"
+        text = f"{table}name = 'it'\nhistograms = '{kind}'"
         (config,) = parse(text).export.remote_write
         self.metrics = RemoteWriteMetrics()
         self.recorded = 0
@@ -132,6 +135,12 @@ async def test_an_outage_doubles_nothing_and_its_refusals_are_named(
 
     total = f'{EXECUTIONS}{{node="n"}}'
     until(lambda: value(total) == outage.recorded, "the total is exact")
+    durations = (
+        f'histogram_count({DURATIONS}{{node="n"}})'
+        if outage.is_native
+        else f'{DURATIONS}_count{{node="n"}}'
+    )
+    assert value(durations) == outage.recorded
     assert value(f'resets({EXECUTIONS}{{node="n"}}[4h])') == 0
     stored = value(f'count_over_time({EXECUTIONS}{{node="n"}}[4h])')
     assert stored is not None
