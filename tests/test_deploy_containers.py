@@ -257,7 +257,7 @@ def test_the_agent_reads_the_secret_that_the_tutorial_mounts(tmp_path: Path) -> 
     receiver = notify.receivers["ops"]
     assert isinstance(receiver, SlackConfig) and receiver.webhook_url is not None
     assert receiver.webhook_url.read() == url
-    assert find_warnings(notify.receivers) == []
+    assert find_warnings(notify.receivers, notify.heartbeat) == []
 
 
 def test_the_commands_of_the_tutorial_are_those_of_this_version() -> None:
