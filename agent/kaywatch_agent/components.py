@@ -257,7 +257,8 @@ class Components:
         for broker, problem in self.mqtt.problems().items():
             self.health.report(f"mqtt {broker}", now, problem)
         if self.delivery.config.receivers:
-            self.health.report("notify", now, self.delivery.problem())
+            problem, note = self.delivery.problem(), self.delivery.note
+            self.health.report("notify", now, problem, note)
 
     def _healthy(self) -> bool:
         """Return whether the agent receives events and evaluates rules."""

@@ -109,7 +109,8 @@ class Ticker:
         problem = self._guard(self._advance)
         now = self._clock()
         self._health.report("tick", now, problem)
-        self._health.report("rules", self._alerting.evaluated, self._alerting.problem)
+        rules = self._alerting
+        self._health.report("rules", rules.evaluated, rules.problem, rules.note)
         if self._committer.writer is not None or self._committer.problem:
             self._health.report("store", now, self._committer.problem)
         if self._alerting.timer.is_due:

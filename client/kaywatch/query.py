@@ -160,6 +160,8 @@ def connect(
         port = parts.port
     except ValueError as error:  # a bracket or a port that is not one
         raise _invalid_url(base, f"{error}; ") from None
+    if not base.isprintable() or " " in base:
+        raise _invalid_url(base)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return _UnixConnection(parts.path, timeout), ""
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -182,6 +182,9 @@ def test_alerts_are_listed_explained_and_silenced(failing: Shell) -> None:
     assert 'node="pay" (ann)' in failing("silence", "list")
     assert failing("silence", "expire", silence[:6]) == f"expired {silence}\n"
     assert failing("silence", "list") == "No silences.\n"
+    strange = failing("silence", "add", "nod=pay")
+    assert 'warning: no alert has the label "nod"; did you mean node?' in strange
+    failing("silence", "expire", strange.split()[0])
     assert silence[:8] in failing("silence", "list", "--expired")
 
 

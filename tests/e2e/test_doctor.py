@@ -142,6 +142,44 @@ def test_a_url_alone_selects_the_agent_s_own_socket_and_store() -> None:
     assert report.problems == []
 
 
+def test_the_configuration_of_an_agent_at_a_url_is_not_guessed(short: Path) -> None:
+    text = """
+[receiver.ops]
+type = "webhook"
+url = "http://127.0.0.1:1"
+[[inhibit]]
+source = ['severity="crit"']
+target = ['severity="info"']
+"""
+    sections = ["agent", "configuration"]
+    with running_agent(sys.executable, "--config", str(config(short, text))) as agent:
+        report = doctor(*sections, "--url", agent.url)
+        health = agent.get("/health")
+
+    assert report.status("its configuration", "pass --config") == "not checked"
+    assert report.status("rules, receivers: ops") == "ok"
+    assert report.status("inhibit[0].source[0]: no alert has severity") == "warning"
+    assert "only this host can use HTTP" not in json.dumps(report.json)
+    assert "inhibit[0].source[0]" in health["stages"]["rules"]["note"]
+
+
+def test_without_an_agent_at_a_url_no_other_paths_are_checked() -> None:
+    report = doctor("--url", f"http://127.0.0.1:{free_port()}")
+
+    for section in ("socket", "processes", "store"):
+        assert report.status(section, f"its {section}", "unknown") == "not checked"
+    assert report.status("its configuration", "pass --config") == "not checked"
+
+
+def test_a_server_without_tls_is_named() -> None:
+    with running_agent() as agent:
+        url = agent.url.replace("http://", "https://")
+        report = doctor("agent", "--url", url)
+
+    assert report.status("uses plain HTTP", f"pass --url {agent.url}") == "problem"
+    assert "WRONG_VERSION_NUMBER" not in json.dumps(report.json)
+
+
 def test_without_an_agent_the_other_checks_run(short: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     arguments = [

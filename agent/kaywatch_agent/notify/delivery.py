@@ -91,6 +91,7 @@ class Delivery:
         self._clock = clock
         self._http = HttpClient()
         self._workers = Workers(self.outbox, request_commit=request_commit, clock=clock)
+        self.note = ""  # the risks of the configuration
         self._defects = _Defects()
         self._tasks: list[asyncio.Task[None]] = []
         self._alertmanagers: dict[str, AlertmanagerSender] = {}
@@ -213,10 +214,9 @@ class Delivery:
     def _start(self) -> None:
         """Start the workers, the heartbeat, and the senders for Alertmanagers."""
         defects = self._defects.find(self.config, self._clock())
-        for note in (
-            *defects,
-            *find_warnings(self.config.receivers, self.config.heartbeat),
-        ):
+        warnings = find_warnings(self.config.receivers, self.config.heartbeat)
+        self.note = "; ".join(note.text for note in warnings)
+        for note in (*defects, *warnings):
             log.warning("configuration problem", problem=note.text, fix=note.fix)
         self._workers.use(build(self.config.receivers, self._http))
         for task in self._tasks:

@@ -29,6 +29,7 @@ __all__ = [
     "check_own_labels",
     "check_receivers",
     "check_summary",
+    "describe_unknown",
     "labels_per",
     "warn_of_bytes",
     "warn_of_labels",
@@ -205,13 +206,6 @@ def warn_of_matchers(
         alerting: the settings of all alerts.
         rules: all rules.
     """
-    labels = {"alertname", "severity", *alerting.labels}
-    for rule in rules:
-        labels.update(rule.per, rule.labels)
-    values = {
-        "alertname": {rule.name for rule in rules},
-        "severity": set(typing.get_args(Severity)),
-    }
     lists = {
         **{f"inhibit[{n}].source": one.source for n, one in enumerate(inhibitions)},
         **{f"inhibit[{n}].target": one.target for n, one in enumerate(inhibitions)},
@@ -220,14 +214,33 @@ def warn_of_matchers(
     }
     for key, matchers in lists.items():
         for number, matcher in enumerate(matchers):
-            if matcher.name not in labels:
-                hint = _suggest(matcher.name, labels)
-                text = f'no alert has the label "{matcher.name}"{hint}'
+            for text in describe_unknown(matcher, alerting.labels, rules):
                 yield f"{key}[{number}]: {text}"
-            for value in _unknown_values(matcher, values.get(matcher.name)):
-                hint = _suggest(value, values[matcher.name])
-                text = f'no alert has {matcher.name} = "{value}"{hint}'
-                yield f"{key}[{number}]: {text}"
+
+
+def describe_unknown(
+    matcher: Matcher, shared: Collection[str], rules: Collection[Rule]
+) -> Iterator[str]:
+    """Yield what a matcher of alerts names although no alert has it.
+
+    Args:
+        matcher: of a silence or an inhibition.
+        shared: the labels of all alerts.
+        rules: all rules.
+    """
+    labels = {"alertname", "severity", *shared}
+    for rule in rules:
+        labels.update(rule.per, rule.labels)
+    if matcher.name not in labels:
+        yield f'no alert has the label "{matcher.name}"{_suggest(matcher.name, labels)}'
+    known: Collection[str] = {rule.name for rule in rules}
+    if matcher.name == "severity":
+        known = typing.get_args(Severity)
+    if matcher.name in ("alertname", "severity"):
+        for value in _words(matcher):
+            if value not in known:
+                hint = _suggest(value, known)
+                yield f'no alert has {matcher.name} = "{value}"{hint}'
 
 
 def warn_of_bytes(condition: Threshold) -> str:
@@ -253,14 +266,10 @@ def _check_base(url: str) -> None:
         raise ConfigError("alerting.external_url", text)
 
 
-def _unknown_values(matcher: Matcher, known: Collection[str] | None) -> list[str]:
-    """Return the values of a matcher that are not among the known ones of its label.
-
-    Only plain words are compared, not regular expressions such as `low.*`.
-    """
+def _words(matcher: Matcher) -> list[str]:
+    """Return the values of a matcher that are plain words: not `low.*`."""
     words = matcher.value.split("|") if matcher.is_regex else [matcher.value]
-    plain = [word for word in words if re.fullmatch(r"[\w-]+", word)]
-    return [word for word in plain if known is not None and word not in known]
+    return [word for word in words if re.fullmatch(r"[\w-]+", word)]
 
 
 def _check_labels(path: str, labels: Mapping[str, str]) -> None:

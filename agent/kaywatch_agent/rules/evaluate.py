@@ -339,8 +339,10 @@ def _burn_rate(rule: Rule, windows: WindowCache, condition: BurnRate) -> RuleRes
     bad_short, total_short = _count_bad(short, condition)
     allowed = 1.0 - condition.objective
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate = bad / total / allowed
-        rate_short = bad_short / total_short / allowed
+        # Without the noise of the calculation: 60 % at an objective of 0.9 burn six
+        # times as fast as allowed, and not faster.
+        rate = np.round(bad / total / allowed, 9)
+        rate_short = np.round(bad_short / total_short / allowed, 9)
     # The long window shows that enough of the budget is gone, the short one that the
     # errors go on: the alert ends soon after them.
     over = (rate > condition.factor) & (rate_short > condition.factor)

@@ -181,6 +181,7 @@ class Alerting:
             clock: returns Unix seconds.
         """
         self.engine = Engine(settings, host=host_name(), min_severity=min_severity)
+        self._log_warnings()
         self.problem = ""
         self.rejected: Callable[[], Mapping[str, Mapping[str, int]]] = dict
         self.evaluated = clock()
@@ -230,6 +231,16 @@ class Alerting:
         """Replace the settings, from the next evaluation on."""
         self.engine.settings = settings
         self.engine.min_severity = min_severity
+        self._log_warnings()
+
+    @property
+    def note(self) -> str:
+        """The warnings about the configuration; empty for none."""
+        return "; ".join(self.engine.settings.warnings)
+
+    def _log_warnings(self) -> None:
+        for warning in self.engine.settings.warnings:
+            log.warning("configuration problem", problem=warning)
 
     async def evaluate(self, view: View, clients: Iterable[Client]) -> AlertUpdate:
         """Evaluate the rules in a thread; return what other components need.

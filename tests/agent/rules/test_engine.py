@@ -547,6 +547,28 @@ def test_a_burn_rate_needs_both_windows() -> None:
     assert harness.wait(60, 10) == RESOLVED
 
 
+@pytest.mark.parametrize(
+    ("objective", "factor", "bad"), [(0.9, 6, 600), (0.7, 2, 600), (0.97, 3, 90)]
+)
+def test_a_burn_rate_is_compared_without_noise(
+    objective: float, factor: float, bad: int
+) -> None:
+    harness = AlertHarness(
+        {
+            "name": "slo",
+            "kind": "burn_rate",
+            "objective": objective,
+            "per": ["graph"],
+            "for": "0",
+            "tiers": [{"factor": factor, "long": "1h", "short": "5m"}],
+        }
+    )
+    harness.ran(1000, bad)
+    assert harness.wait(10) == []  # exactly as fast as the factor allows
+    harness.ran(10, 10)
+    assert harness.wait(10) == FIRING
+
+
 def test_the_share_of_an_action_that_leaves_its_band() -> None:
     harness = AlertHarness(
         {

@@ -62,6 +62,12 @@ def print_message_body(body: object) -> None:
     """Print the body of a notification as indented JSON."""
     # Receivers show such characters as they are, and so should this preview.
     text = json.dumps(body, indent=2, ensure_ascii=False)
+    # The JSON stays that of the message: a terminal would not show a space that does
+    # not break, or a control character.
+    text = "".join(
+        json.dumps(one)[1:-1] if one != "\n" and not one.isprintable() else one
+        for one in text
+    )
     for line in textwrap.indent(text, " " * 8).splitlines():
         click.echo(clean(line))
 

@@ -128,6 +128,8 @@ def _show_created(answer: Json) -> None:
     end = clock_time(_timestamp(row["endsAt"]), _timestamp(row["startsAt"]))
     click.echo(f"{row['id']} until {end}")
     click.echo(f"  mutes {output.plural(row['alerts'], 'firing alert')}")
+    for text in answer.get("warnings", ()):
+        output.print_wrapped(f"  warning: {text}")
 
 
 def _show_silences(answer: Json) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the agent: its health, configuration, clock and store."""
+"""Checks of the agent: its health, clock and store."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ from kaywatch_agent.cli.doctor.result import (
     ok,
     problem,
     unchecked,
-    unreadable,
     warning,
 )
 from kaywatch_agent.cli.doctor.servers import MQTT_STAGE
 from kaywatch_agent.cli.service.installer import find_closed_folder
 from kaywatch_agent.cli.shared_names import NAME_FIX, describe_shared_names
-from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notify.config_check import find_defects, find_warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
 from kaywatch_agent.units import duration, quantity
-from kaywatch_agent.web.check import check_files
 
 # From half a bucket of 10 s on, most events are counted in the wrong one.
 NOTABLE_SKEW: Final = 5.0
@@ -66,6 +62,10 @@ def check_health(context: CheckContext) -> CheckResults:
             f"set SSL_CERT_FILE={context.config.http.tls_certificate_file or 'FILE'},"
             " or to the certificate of its authority",
         )
+    elif "uses plain HTTP" in str(error):
+        plain = context.url.replace("https://", "http://", 1)
+        text = f"the server at {context.url} uses plain HTTP, without TLS"
+        yield problem(text, f"pass --url {plain}")
     else:
         yield problem(
             f"no agent answers at {context.url}",
@@ -116,84 +116,6 @@ def check_versions(context: CheckContext) -> CheckResults:
             f"clients of other versions: {', '.join(sorted(others))}",
             "they are compatible; restart the applications to upgrade them",
         )
-
-
-# -- configuration -------------------------------------------------------------------
-
-
-def check_configuration(context: CheckContext) -> CheckResults:
-    """Check the configuration file, and that other users cannot read its secrets."""
-    path, error = context.path, context.config_error
-    if path is None:
-        yield ok("no configuration file; all settings have their defaults")
-    elif error is not None and path.exists() and not os.access(path, os.R_OK):
-        yield unchecked(str(path), "this user cannot read it; run as root")
-    elif error is not None:
-        for one in (error, *error.others):
-            yield problem(str(one), "fix it, then run `kaywatch check`")
-    else:
-        yield ok(f"{path} is valid")
-        notify = context.config.notify
-        secrets = find_warnings(notify.receivers, notify.heartbeat)
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if secrets and mode & stat.S_IROTH:
-            yield problem(
-                f"{path} has secrets, and every user can read it ({mode:04o})",
-                f"chmod o-r {path}",
-            )
-        for defect in find_defects(notify.receivers, notify.heartbeat):
-            yield problem(defect.text, defect.fix)
-        for text, fix in secrets:
-            yield warning(text, fix)
-
-
-def check_http_access(context: CheckContext) -> CheckResults:
-    """Check the access to HTTP, and that its tokens and certificates are readable."""
-    config = context.config.http
-    try:
-        check_files(config)
-    except ConfigError as error:
-        yield unreadable(error, "create it as docs/security.md describes")
-        return
-    if config.insecure_public_listener and not (config.has_tokens and config.tls):
-        yield warning(
-            f"{config.listen}: other hosts can reach it without a token or without TLS",
-            "put an authenticating proxy in front of the agent; see docs/security.md",
-        )
-    elif config.has_tokens:
-        yield ok("HTTP requires a token")
-    elif config.unix_path:
-        yield ok(f"HTTP is open to users who can open {config.unix_path}")
-    else:
-        yield ok("only this host can use HTTP, without a token")
-
-
-def check_rules(context: CheckContext) -> CheckResults:
-    """Check for warnings about rules, and that each rule notifies a receiver."""
-    config, configured = context.config, context.config.alerts.rules
-    for text in config.alerts.warnings:
-        yield warning(text, "see docs/alerts.md")
-    if not config.notify.receivers:
-        yield warning(
-            f"{len(configured)} rules, but no receiver: no notifications are sent",
-            "add a [receiver.NAME]; see docs/receivers.md",
-        )
-        return
-    silent = [name for name, rule in configured.items() if not rule.notify]
-    if silent:
-        yield warning(
-            f"rules that notify no receiver: {', '.join(silent)}",
-            "set their notify = [...], or remove the key to notify all receivers",
-        )
-    used = {name for rule in configured.values() for name in rule.notify}
-    used |= {config.notify.receivers[name].fallback for name in used}
-    for name in config.notify.receivers.keys() - used:
-        yield warning(
-            f"receiver.{name}: no rule notifies it",
-            "add it to the notify key of a rule, or remove it",
-        )
-    if not silent:
-        yield ok(f"{len(configured)} rules notify {', '.join(sorted(used - {''}))}")
 
 
 # -- clocks --------------------------------------------------------------------------

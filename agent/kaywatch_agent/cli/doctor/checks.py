@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
-from kaywatch_agent.cli.doctor import agent, application, exports, host, servers
+from kaywatch_agent.cli.doctor import (
+    agent,
+    application,
+    configuration,
+    exports,
+    host,
+    servers,
+)
 from kaywatch_agent.cli.doctor.context import CheckContext
 from kaywatch_agent.cli.doctor.result import (
     SECTIONS,
@@ -33,9 +40,9 @@ CHECKS: Final[Mapping[str, tuple[Check, ...]]] = {
         servers.check_agent_certificate,
     ),
     "configuration": (
-        agent.check_configuration,
-        agent.check_http_access,
-        agent.check_rules,
+        configuration.check_configuration,
+        configuration.check_http_access,
+        configuration.check_rules,
     ),
     "socket": (
         application.check_socket_access,
@@ -96,8 +103,9 @@ def run_checks(
         sections: which sections to check.
         seconds: how long the checks may take; they all run at once.
     """
+    unknown = _find_unknown(context)
     started = {
-        section: [_start(check, context) for check in checks]
+        section: [] if section in unknown else [_start(c, context) for c in checks]
         for section, checks in CHECKS.items()
         if section in sections
     }
@@ -109,7 +117,21 @@ def run_checks(
             results += check_results
             if thread.is_alive():
                 results.append(unchecked(thread.name, f"no result in {seconds:g} s"))
+        if section in unknown:
+            results = [unchecked(f"its {section}", unknown[section])]
         yield section, results
+
+
+def _find_unknown(context: CheckContext) -> dict[str, str]:
+    """Return why sections cannot be checked, by name."""
+    if not context.is_foreign:
+        return {}
+    unknown: dict[str, str] = {}
+    if not context.socket:
+        unknown |= dict.fromkeys(("socket", "processes"), "unknown; pass --socket")
+    if context.store is None:
+        unknown["store"] = "unknown; pass --store"
+    return unknown
 
 
 def _start(

@@ -72,6 +72,8 @@ class CheckContext:
         health: the answer of `/health`; None if the agent did not answer.
         health_error: why it did not.
         health_time: Unix time halfway between request and answer.
+        is_foreign: whether the configuration of the agent is not known, because only
+            its URL is; then `path` is None, and `config` has the defaults.
     """
 
     path: Path | None
@@ -83,6 +85,7 @@ class CheckContext:
     health: Mapping[str, Any] | None
     health_error: KaywatchError | None
     health_time: float
+    is_foreign: bool = False
 
     def get(self, path: str) -> Any:
         """Return the agent's JSON at a path; None if it does not answer the request."""
@@ -169,6 +172,13 @@ def gather(options: Options) -> CheckContext:
     except ConfigError as error:
         config_error = error
     url = options.url or _find_url(config)
+    # The default file, socket and store may be those of another agent.
+    own_url = options.url.rstrip("/") in ("", _configured_url(config))
+    is_foreign = not options.config and not own_url
+    if is_foreign:
+        path, config, config_error = None, Config(), None
+    default_socket = "" if is_foreign else _find_socket(config)
+    default_store = None if is_foreign else config.store.file
     before = time.time()
     health: Mapping[str, Any] | None = None
     health_error = None
@@ -180,12 +190,13 @@ def gather(options: Options) -> CheckContext:
         path=path,
         config=config,
         config_error=config_error,
-        socket=options.socket or _socket_of(options, health) or _find_socket(config),
-        store=Path(options.store) if options.store else config.store.file,
+        socket=options.socket or _socket_of(options, health) or default_socket,
+        store=Path(options.store) if options.store else default_store,
         url=url,
         health=health,
         health_error=health_error,
         health_time=(before + time.time()) / 2,
+        is_foreign=is_foreign,
     )
     # The file of the agent that answers, which its command line may have set.
     if health is not None and not options.store and context.process is not None:
@@ -245,8 +256,10 @@ def _read_property(manager: Manager, unit: str, name: str) -> str:
 
 def _find_url(config: Config) -> str:
     """Return `KAYWATCH_URL`, or the URL of the address in the configuration."""
-    if url := os.environ.get("KAYWATCH_URL"):
-        return url
+    return os.environ.get("KAYWATCH_URL") or _configured_url(config)
+
+
+def _configured_url(config: Config) -> str:
     if config.http.unix_path:
         return f"unix:{config.http.unix_path}"
     host, port = config.http.address

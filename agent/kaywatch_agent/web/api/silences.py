@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
 
 from kaywatch_agent.model.bounds import Count, Moment, Name
+from kaywatch_agent.rules.checks import describe_unknown
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.silence import (
     CONFIGURED_IDS,
@@ -82,10 +83,14 @@ class SilenceList(ResponseBody):
 
 
 class SilenceResponse(ResponseBody, rename={"id": "silenceID"}):
-    """A silence that was added, changed or expired."""
+    """A silence that was added, changed or expired.
+
+    `warnings` name labels, rules and severities that no alert has.
+    """
 
     id: str
     silence: SilenceView
+    warnings: list[str]
 
 
 class SilenceBody(
@@ -179,7 +184,16 @@ def expire_silence(agent: AgentView, query: SilenceQuery, _: None) -> Silence:
 
 def changed_silence(snapshot: AgentSnapshot, silence: Silence) -> SilenceResponse:
     """Return a silence that was added, changed or expired."""
-    return SilenceResponse(id=silence.id, silence=_view(silence, snapshot.alerts()))
+    alerts = snapshot.alerts()
+    rules = alerts.settings.rules.values()
+    warnings = [
+        text
+        for matcher in silence.matchers
+        for text in describe_unknown(matcher, alerts.settings.labels, rules)
+    ]
+    return SilenceResponse(
+        id=silence.id, silence=_view(silence, alerts), warnings=warnings
+    )
 
 
 # -- inside --------------------------------------------------------------------------

@@ -174,6 +174,16 @@ def test_an_alert_s_timeline_has_the_status_of_its_messages(alerted: Served) -> 
     assert (older["code"], older["error"]) == (400, "HTTP 400: invalid_payload")
 
 
+def test_a_silence_that_no_alert_can_match_is_warned_of(alerted: Served) -> None:
+    matchers = [{"name": "nod", "value": "x"}, {"name": "severity", "value": "warn"}]
+    made = send(alerted, "POST", "/api/v1/silences", silence(matchers=matchers)).json
+    label, severity = made["warnings"]
+    assert label.startswith('no alert has the label "nod"; did you mean node?')
+    assert severity.startswith('no alert has severity = "warn"; did you mean warning?')
+    made = send(alerted, "POST", "/api/v1/silences", silence()).json
+    assert made["warnings"] == []
+
+
 def test_a_suppressed_receiver_has_the_reason_and_its_end(alerted: Served) -> None:
     good = {"graph": "g", "node": "bad", "seconds": 0.1}
     made = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
