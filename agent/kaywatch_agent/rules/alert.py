@@ -85,7 +85,8 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     """A change of state, or a notification that was planned or suppressed.
 
     For a change of state, `before` and `after` are the states, and the other fields are
-    the result of the evaluation. For a notification they are empty, null and 0.
+    the result of the evaluation. For a notification they are empty, null and 0. `note`
+    is that of an evaluation with which an alert began to fire.
     """
 
     time: Moment
@@ -97,6 +98,7 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     threshold: float | None = None
     executions: Count = 0
     errors: Count = 0
+    note: str = ""
 
 
 class WorstValue(msgspec.Struct, frozen=True):
@@ -206,6 +208,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
                 self.threshold,
                 self.executions,
                 self.errors,
+                self.note if after is AlertState.FIRING else "",
             )
         )
 

@@ -178,12 +178,11 @@ def alert_details(snapshot: AgentSnapshot, query: AlertQuery) -> AlertResponse:
     """
     alerts = snapshot.alerts()
     alert = find_alert(alerts, query.id)
-    view = view_alert(alerts, alert)
     return AlertResponse(
         timestamp=alerts.now,
-        alert=view,
+        alert=view_alert(alerts, alert),
         timeline=alert.timeline,
-        episodes=episodes_of(alert.timeline, view.unit, view.window_seconds),
+        episodes=episodes_of(alert, alerts.describe(alert)),
         left_out=alert.dropped_entries,
         worst=alert.worst,
         context=alert.context,

@@ -136,7 +136,7 @@ def _alerts(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]:
 
 def _reason(alert: Alert, facts: AlertDetails, place: Sequence[str]) -> str:
     """Return why an alert fired; that of its end is another."""
-    episodes = episodes_of(alert.timeline, facts.unit, facts.window_seconds)
+    episodes = episodes_of(alert, facts)
     if alert.lifecycle.ended is None or not episodes:
         return facts.summary
     where = " / ".join(filter(None, place))

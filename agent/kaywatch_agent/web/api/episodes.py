@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from kaywatch_agent.model.alerts import Severity
+from kaywatch_agent.model.alerts import AlertDetails, Severity
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.rules.alert import Alert, TimelineEntry
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
@@ -83,25 +82,17 @@ def list_episodes(snapshot: AgentSnapshot, query: EpisodesQuery) -> EpisodeList:
     )
 
 
-def episodes_of(
-    timeline: Iterable[TimelineEntry], unit: str, window: float
-) -> list[AlertEpisode]:
-    """Return the periods in which an alert fired, from its timeline.
-
-    Args:
-        timeline: the alert's.
-        unit: of the values.
-        window: of the rule, in seconds.
-    """
+def episodes_of(alert: Alert, details: AlertDetails) -> list[AlertEpisode]:
+    """Return the periods in which an alert fired, from its timeline."""
     episodes: list[AlertEpisode] = []
-    for entry in timeline:
+    for entry in alert.timeline:
         # Notifications are in the timeline, too.
         if not entry.after:
             continue
         is_firing = entry.after in _FIRING
         # An alert that fires again while it recovers stays in the same episode.
         if is_firing and entry.before not in _FIRING:
-            text = _reason(entry, unit, window)
+            text = _reason(entry, details)
             number, start = entry.episode, entry.time
             episodes.append(
                 AlertEpisode(number=number, start=start, end=None, text=text)
@@ -121,7 +112,7 @@ def _row(
     facts = alerts.describe(alert)
     episodes = [
         episode
-        for episode in episodes_of(alert.timeline, facts.unit, facts.window_seconds)
+        for episode in episodes_of(alert, facts)
         if episode.start < end and (episode.end is None or episode.end >= start)
     ]
     if not episodes:
@@ -136,8 +127,11 @@ def _row(
     )
 
 
-def _reason(entry: TimelineEntry, unit: str, window: float) -> str:
+def _reason(entry: TimelineEntry, details: AlertDetails) -> str:
     """Return a reason such as `38.8 %, threshold 5.0 %; 31 of 80 failed in 5m`."""
+    if details.in_words and entry.note:
+        return entry.note
+    unit, window = details.unit, details.window_seconds
     parts = []
     if entry.value is not None:
         text = quantity(entry.value, unit)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.agent.rules.harness import AlertHarness
 from tests.agent.web.serving import Answer, Served, evaluate, serving
 from tests.agent.web.test_stream import reading
 from tests.agents import DEADLINE, until
@@ -20,6 +21,7 @@ from tests.agents import DEADLINE, until
 from kaywatch_agent.model.alerts import Subject
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.matchers import matches, parse
+from kaywatch_agent.web.api.episodes import episodes_of
 
 RULES = [
     {
@@ -291,6 +293,20 @@ def test_a_change_has_why_the_alert_fired_even_once_it_has_ended(
     assert by_text[1].startswith("resolved: ")
     assert by_text[0].startswith("fired: ")
     assert "g / bad: fails, 100.0 %, threshold 50.0 %; 2 of 2 failed" in by_text[0]
+
+
+def test_an_episode_of_a_value_in_words_keeps_its_sentence() -> None:
+    harness = AlertHarness(alerting={})
+    harness.now += 1200
+    harness.ran(100, seconds=0.1, ago=900)
+    for _ in range(10):
+        harness.ran(20, seconds=0.5)
+        harness.wait(10)
+
+    _, _, kind, details = harness.sent[0]
+    (episode,) = episodes_of(harness.only, details)
+    assert (kind, details.rule) == ("firing", "slow")
+    assert episode.text == "500ms on average instead of 100ms earlier in the last hour"
 
 
 # -- silences ------------------------------------------------------------------------
