@@ -63,7 +63,7 @@ class Period(NamedTuple):
 
 # The same hour, the one before and the one after: a rhythm is not that punctual.
 YESTERDAY: Final = Period("in the same hours of yesterday", 25, 22)
-LAST_DAY: Final = Period("in the 24 hours before", 24, 0)
+LAST_DAY: Final = Period("earlier in the last 24 hours", 24, 0)
 LAST_WEEK: Final = Period("in the same hours a week ago", 7 * 24 + 1, 7 * 24 - 2)
 
 

@@ -228,14 +228,6 @@ def test_a_slack_message_with_long_unusual_texts_is_within_limits(count: int) ->
     assert slack.text_only(payload)["text"]
 
 
-def test_a_line_of_a_slack_field_never_begins_with_a_unit() -> None:
-    unit = {"unit": "ratio", "value": 0.842, "threshold": 0.95, "clear": 0.96}
-    payload = slack.render(message(alert("pay", **unit)), NOON + 5)
-
-    text = json.dumps(payload, ensure_ascii=False)
-    assert "84.2\u00a0%, threshold 95.0\u00a0%, clears at 96.0\u00a0%" in text
-
-
 @pytest.mark.parametrize("limit", range(1, 12))
 def test_text_is_cut_between_characters_but_not_within_an_escape(limit: int) -> None:
     result = slack.escape("a<💥&b>", limit)

@@ -611,8 +611,8 @@ def test_a_node_that_is_slower_than_usual(
     assert firing(harness) == ([("slow", PLACE)] if fires else [])
     if fires:
         assert harness.sent[0][3].summary == (
-            "web / shop / pay: executions take 350ms on average instead of 100ms in the"
-            " 24 hours before (140 in 5m)"
+            "web / shop / pay: executions take 350ms on average instead of 100ms"
+            " earlier in the last 24 hours (140 in 5m)"
         )
 
 

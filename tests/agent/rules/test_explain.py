@@ -54,7 +54,7 @@ def test_what_a_node_is_compared_with_is_stated_while_it_does_not_fire() -> None
     (group,) = groups(harness, "slow")
     assert (
         group.text
-        == "not met: 300ms on average instead of 200ms in the 24 hours before"
+        == "not met: 300ms on average instead of 200ms earlier in the last 24 hours"
     )
 
 

@@ -36,7 +36,6 @@ MAX_FIELD: Final = 500  # 2,000 are allowed; shorter is more readable
 MAX_FIELDS: Final = 10
 MAX_BLOCKS_TEXT: Final = 10_000  # characters of all blocks
 MAX_NAME: Final = 300  # of one alert in a list
-NO_BREAK_SPACE: Final = "\u00a0"
 INVISIBLE: Final = "\u200b"  # a space of no width
 
 _EMOJIS: Final[dict[State, str]] = {
@@ -255,8 +254,6 @@ def escape(text: str, limit: int) -> str:
 
 # Within a word, they are no markup: names such as success_rate can be copied.
 _MARKUP: Final = re.compile(r"`+|(?<![^\W_])[*_~]+|[*_~]+(?![^\W_])")
-# Slack's columns are narrow, and a line must not begin with a unit.
-_UNIT_SPACE: Final = re.compile(r"(?<=\d) (?=%|[KMGT]iB)")
 _EMOJI: Final = re.compile(r":(?=[\w+-]*[a-zA-Z][\w+-]*:)")
 
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": ""}
@@ -268,19 +265,15 @@ def _details(
 ) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
     blocks = _link_block(formatting.links(alert))
-    fields = [_field(name, text) for name, text in appearance.details(alert, now)][
-        :MAX_FIELDS
-    ]
+    fields = [
+        _mrkdwn(f"*{name}*\n{escape(text, MAX_FIELD)}")
+        for name, text in appearance.details(alert, now)
+    ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
     also = escape(formatting.also_notified(notification), MAX_NAME)
     parts = [formatting.identity(alert), escape(alert.host, MAX_NAME), also]
     return [*blocks, _context(" · ".join(filter(None, parts)))]
-
-
-def _field(name: str, text: str) -> dict[str, Any]:
-    text = _UNIT_SPACE.sub(NO_BREAK_SPACE, escape(text, MAX_FIELD))
-    return _mrkdwn(f"*{name}*\n{text}")
 
 
 def _list(notification: Notification, now: float) -> list[dict[str, Any]]:

@@ -134,9 +134,9 @@ def test_a_node_is_slow_by_its_rule_or_by_its_past(watched: Served) -> None:
             other, lambda age: [{"seconds": 0.5}] if age <= 600 else [{}, {}]
         )
         problem = problems(other)["slow"]
-        # Whether in the day or in the hour before depends on the time of the test.
+        # Whether in the last day or hour depends on the time of the test.
         assert "on average instead of 1" in problem["text"]
-        assert problem["text"].endswith(" before")
+        assert "ms earlier in the last " in problem["text"]
         # Of one execution every five seconds, since the onset.
         onset = now - problem["since"]
         assert abs(onset - 600) <= 15
