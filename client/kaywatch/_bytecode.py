@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 __all__ = ["NOWHERE", "Guard", "Instruction", "Position", "read", "write"]
 
 _CACHE: Final = 0
+_EXTENDED_ARG: Final = opmap["EXTENDED_ARG"]
 _MAX_UNITS: Final = 8  # code units of one entry of the location table
 _NO_LOCATION: Final = 15
 _NO_COLUMNS: Final = 13
@@ -51,14 +52,16 @@ class Instruction:
     @property
     def size(self) -> int:
         """The number of its code units, including prefixes and caches."""
-        return max(1, (self.arg.bit_length() + 7) // 8) + self.caches
+        # Nearly all arguments are a byte; it is asked for several times each.
+        if self.arg < 256:
+            return 1 + self.caches
+        return (self.arg.bit_length() + 7) // 8 + self.caches
 
     def encode(self) -> bytes:
         """Return its code units."""
-        first, *others = reversed(self.arg.to_bytes(self.size - self.caches, "big"))
-        prefixes = [(opmap["EXTENDED_ARG"], byte) for byte in reversed(others)]
-        units = [*prefixes, (self.opcode, first), *[(0, 0)] * self.caches]
-        return bytes(byte for unit in units for byte in unit)
+        *others, last = self.arg.to_bytes(self.size - self.caches, "big")
+        prefixes = b"".join(bytes((_EXTENDED_ARG, byte)) for byte in others)
+        return prefixes + bytes((self.opcode, last)) + bytes(2 * self.caches)
 
 
 class Guard(NamedTuple):
@@ -98,12 +101,15 @@ def read(code: CodeType) -> list[Instruction]:
 def _read_steps(code: CodeType) -> Iterator[Instruction]:
     """Yield the instructions, without targets and guards."""
     positions = list(code.co_positions())
+    # Each `co_code` is a copy of all.
+    units = code.co_code
+    args = units[1::2]
     step, start, arg = Instruction(0), 0, 0
-    for offset, opcode in enumerate(code.co_code[::2]):
-        arg = arg << 8 | code.co_code[2 * offset + 1]
+    for offset, opcode in enumerate(units[::2]):
+        arg = arg << 8 | args[offset]
         if opcode == _CACHE:
             step.caches += 1
-        elif opcode == opmap["EXTENDED_ARG"]:
+        elif opcode == _EXTENDED_ARG:
             continue
         else:
             step = Instruction(opcode, arg, 0, positions[offset], offset=start)

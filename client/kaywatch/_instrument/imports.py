@@ -37,12 +37,18 @@ def when_imported(name: str, callback: Callback) -> None:
         callbacks.append(callback)
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
-    modules: list[tuple[str, ModuleType | None]] = list(sys.modules.items())
-    for key, module in modules:
+    for module in _imported(name):
         spec = getattr(module, "__spec__", None)
-        is_importing = getattr(spec, "_initializing", False)
-        if name in (key, _wildcard(key)) and module is not None and not is_importing:
+        if module is not None and not getattr(spec, "_initializing", False):
             _call(callback, module)
+
+
+def _imported(name: str) -> list[ModuleType | None]:
+    """Return the modules of a name; None for one that may not be imported."""
+    if name.startswith("*."):
+        suffix, modules = name[1:], list(sys.modules.items())
+        return [module for key, module in modules if f".{key}".endswith(suffix)]
+    return [sys.modules.get(name)]
 
 
 def _wildcard(name: str) -> str:
