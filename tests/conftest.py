@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -26,15 +27,39 @@ ROOT = Path(__file__).parent.parent
 # to make: otherwise, each worker would make them. (With pytest 9, xdist_group and
 # `--dist loadgroup` of pytest-xdist 3.8 have no effect.)
 BY_FILE = (
+    "tests/agent/cli/top/test_top.py",
     "tests/agent/simulation/test_backtest.py",
     "tests/agent/web/",
     "tests/client/llm/test_sdks.py",
+    "tests/docs/test_operations.py",
+    "tests/docs/test_reference.py",
     "tests/e2e/page/",
     "tests/e2e/test_app_servers.py",
+    "tests/e2e/test_attacks.py",
+    "tests/e2e/test_graphs.py",
     "tests/e2e/test_readme.py",
+    "tests/e2e/test_traces.py",
+    "tests/test_deploy_grafana.py",
 )
 # One worker runs them all: booting the box and installing takes a while.
 BOX = "tests/systemd/"
+# What takes one worker longest, in this order: other workers would wait for it at the
+# end if it began late.
+FIRST = (
+    BOX,
+    "tests/e2e/page/test_shell.py",
+    "tests/e2e/test_failure_modes.py",
+    "tests/e2e/test_readme.py",
+    "tests/e2e/test_app_servers.py",
+    "tests/e2e/page/",
+    "tests/agent/simulation/test_week.py",
+    *BY_FILE,
+)
+# Folders of tests that use the CPU; those of other folders mostly wait. The shortest
+# are the last.
+SHORT = ("fuzz", "docs", "agent", "client")
+# Of all short tests, this share comes after the last one that waits.
+AT_END = 0.2
 
 # Some images set it; without bytecode, each process compiles its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -45,6 +70,9 @@ settings.register_profile(
     "kaywatch", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("kaywatch")
+
+# Garbage collections take half of the time in which a worker collects its tests.
+gc.disable()
 
 # A shell lets its background jobs ignore Ctrl-C, and nohup makes a command ignore
 # SIGHUP. All that we start would ignore them, too.
@@ -72,24 +100,49 @@ class Scheduling(LoadScopeScheduling):
             return BOX
         return nodeid.partition("::")[0] if nodeid.startswith(BY_FILE) else nodeid
 
+    def _reschedule(self, node: Any) -> None:
+        # Otherwise, each end of a test counts all that its worker has ever been given.
+        work = self.assigned_work[node]
+        for scope in [scope for scope, tests in work.items() if all(tests.values())]:
+            del work[scope]
+        super()._reschedule(node)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False  # the order is that of the collection
     return Scheduling(config, log)
 
 
-# Folders of short tests, those with the shortest last.
-SHORT = ("fuzz", "docs", "agent", "client")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the long tests first: the short ones then keep all workers busy."""
+    """Begin with the longest, and mix tests that wait with tests that use the CPU.
 
-    def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return SHORT.index(folder) + 1 if folder in SHORT else 0
+    While some workers wait, others then use the cores.
+    """
+    long, waiting, short = [], [], []
+    for item in items:
+        if item.nodeid.startswith(FIRST):
+            long.append(item)
+        elif item.nodeid.split("/")[1] in SHORT:
+            short.append(item)
+        else:
+            waiting.append(item)
+    long.sort(
+        key=lambda item: next(
+            place for place, path in enumerate(FIRST) if item.nodeid.startswith(path)
+        )
+    )
+    short.sort(key=lambda item: SHORT.index(item.nodeid.split("/")[1]))
+    places = {item: n / len(short) for n, item in enumerate(short)}
+    for n, item in enumerate(waiting):
+        places[item] = (1 - AT_END) * n / len(waiting)
+    items[:] = [*long, *sorted(places, key=places.__getitem__)]
 
-    items.sort(key=place)
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, except among the objects that exist now: they remain."""
+    gc.freeze()
+    gc.enable()
 
 
 def make_once(
