@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from opcode import hasjrel, opmap, opname
+from operator import attrgetter
 from types import CodeType
 from typing import Final, NamedTuple
 
@@ -52,16 +53,10 @@ class Instruction:
     @property
     def size(self) -> int:
         """The number of its code units, including prefixes and caches."""
-        # Nearly all arguments are a byte; it is asked for several times each.
+        # Nearly all arguments are a byte, and this is called several times for each.
         if self.arg < 256:
             return 1 + self.caches
         return (self.arg.bit_length() + 7) // 8 + self.caches
-
-    def encode(self) -> bytes:
-        """Return its code units."""
-        *others, last = self.arg.to_bytes(self.size - self.caches, "big")
-        prefixes = b"".join(bytes((_EXTENDED_ARG, byte)) for byte in others)
-        return prefixes + bytes((self.opcode, last)) + bytes(2 * self.caches)
 
 
 class Guard(NamedTuple):
@@ -145,7 +140,7 @@ def write(
     """
     _place(steps)
     return code.replace(
-        co_code=b"".join(step.encode() for step in steps),
+        co_code=_write_units(steps),
         co_consts=consts,
         co_stacksize=stack,
         co_linetable=_write_positions(steps, code.co_firstlineno),
@@ -169,10 +164,26 @@ def _place(steps: list[Instruction]) -> None:
                 step.arg = arg
 
 
+def _write_units(steps: list[Instruction]) -> bytes:
+    """Return the code units, with prefixes and caches."""
+    units = bytearray()
+    for step in steps:
+        arg = step.arg
+        if arg > 255:
+            *prefixes, arg = arg.to_bytes(step.size - step.caches, "big")
+            for prefix in prefixes:
+                units += bytes((_EXTENDED_ARG, prefix))
+        units.append(step.opcode)
+        units.append(arg)
+        if step.caches:
+            units += bytes(2 * step.caches)
+    return bytes(units)
+
+
 def _write_guards(steps: list[Instruction]) -> bytes:
     """Return the exception table."""
     table = bytearray()
-    for guard, group in groupby(steps, lambda step: step.guard):
+    for guard, group in groupby(steps, attrgetter("guard")):
         if guard is None:
             continue
         first, *others = group
@@ -195,9 +206,11 @@ def _big_endian(value: int) -> bytes:
 
 def _write_positions(steps: list[Instruction], line: int) -> bytes:
     """Return the location table of code whose first line is `line`."""
-    table = bytearray()
-    for position, group in groupby(steps, lambda step: step.position):
-        units = sum(step.size for step in group)
+    table, end = bytearray(), 0
+    for position, group in groupby(steps, attrgetter("position")):
+        *_, last = group
+        start, end = end, last.offset + last.size
+        units = end - start
         while units:
             count = min(units, _MAX_UNITS)
             units -= count
@@ -223,6 +236,8 @@ def _location(position: Position, line: int) -> tuple[int, bytes]:
 
 
 def _little_endian(value: int) -> bytes:
+    if value < 0x40:
+        return bytes((value,))
     groups = bytearray()
     while value > 0x3F:
         groups.append(value & 0x3F | 0x40)
