@@ -55,8 +55,8 @@ FIRST = (
     "tests/agent/simulation/test_week.py",
     *BY_FILE,
 )
-# Folders of tests that use the CPU; those of other folders mostly wait. The shortest
-# are the last.
+# Folders whose tests mostly use the CPU; tests of other folders mostly wait. The folder
+# with the shortest tests is the last.
 SHORT = ("fuzz", "docs", "agent", "client")
 # Of all short tests, this share comes after the last one that waits.
 AT_END = 0.2
