@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from itertools import count
 from typing import Final, Generic, TypeVar
 
-__all__ = ["MAX_REVISITS", "MAX_SERIES", "Numbered", "Revisits"]
+__all__ = ["MAX_REVISITS", "MAX_SERIES", "NumberedTable", "Revisits"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -21,7 +21,7 @@ MAX_SERIES: Final = 5_000
 MAX_REVISITS: Final = 2 * MAX_SERIES
 
 
-class Numbered(Generic[K, V]):
+class NumberedTable(Generic[K, V]):
     """Objects made by key, each with the number that it has in the table on the wire.
 
     Attributes:
@@ -32,7 +32,7 @@ class Numbered(Generic[K, V]):
 
     def __init__(self) -> None:
         self.keys: dict[int, K] = {}
-        self.made: dict[K, V] = {}
+        self.objects: dict[K, V] = {}
         self.folded = 0
         self._numbers = count()
 
@@ -44,7 +44,7 @@ class Numbered(Generic[K, V]):
         """
         number = next(self._numbers)
         self.keys[number] = key
-        return self.made.setdefault(key, make(number))
+        return self.objects.setdefault(key, make(number))
 
 
 class Revisits:

@@ -25,10 +25,10 @@ from kaywatch._inline import Calls, can_inline, inline
 __all__ = [
     "Function",
     "Hooks",
-    "first",
+    "first_argument",
     "is_wrapper",
     "seal",
-    "second",
+    "second_argument",
     "warn_once",
 ]
 
@@ -65,18 +65,18 @@ def is_wrapper(value: object) -> bool:
     return isinstance(value, FunctionType) and value in _wrappers
 
 
-def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the first argument, None without one."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def second_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the second argument, None without one."""
     return args[1] if len(args) > 1 else next(reversed(kwargs.values()), None)
 
 
 # The index of the parameter that a hook picks.
-_PARAMETERS: Final[dict[object, int]] = {first: 1, second: 2}
+_PARAMETERS: Final[dict[object, int]] = {first_argument: 1, second_argument: 2}
 
 
 def _ignore(state: object, result: object, error: BaseException | None) -> None:
@@ -99,7 +99,7 @@ class Hooks(NamedTuple, Generic[S]):
 
     enter: Callable[[Any, Any], S | None]
     leave: Callable[[S, Any, BaseException | None], None] = _ignore
-    pick: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first
+    pick: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first_argument
     gate: Hashable = None
     only_none: bool = False
 
@@ -113,14 +113,16 @@ class Hooks(NamedTuple, Generic[S]):
         """
         waits = inspect.iscoroutinefunction(function)
         if awaited and not waits:
-            return seal(self._deferred(function), function)
+            return seal(self._wrap_deferred(function), function)
         parameter = _PARAMETERS.get(self.pick)
         if parameter is not None and can_inline(function, parameter):
             calls = Calls(self.enter, self.leave, self.gate, self.only_none)
             return seal(inline(function, parameter, calls), function)
-        return seal((self._any_async if waits else self._any)(function), function)
+        return seal(
+            (self._wrap_async if waits else self._wrap_plain)(function), function
+        )
 
-    def _any(self, original: Function) -> Function:
+    def _wrap_plain(self, original: Function) -> Function:
         enter, leave, pick = self.enter, self.leave, self.pick
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -137,7 +139,7 @@ class Hooks(NamedTuple, Generic[S]):
 
         return call
 
-    def _any_async(self, original: Function) -> Function:
+    def _wrap_async(self, original: Function) -> Function:
         enter, leave, pick = self.enter, self.leave, self.pick
 
         async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -154,12 +156,12 @@ class Hooks(NamedTuple, Generic[S]):
 
         return call
 
-    def _deferred(self, original: Function) -> Function:
+    def _wrap_deferred(self, original: Function) -> Function:
         """Call a plain function as before, and observe the coroutine it returns.
 
         Any other awaitable passes through unchanged: the caller may want to cancel it.
         """
-        observed = self._any_async
+        observed = self._wrap_async
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(self, *args, **kwargs)

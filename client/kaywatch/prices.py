@@ -77,7 +77,7 @@ class Price:
                     f"{field.name} = {value!r}: expected US dollars per million tokens"
                 )
 
-    def of(
+    def cost(
         self,
         input: float,
         output: float,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from kaywatch._names import NameFolder
 from kaywatch._pending import EventBuffers
 from kaywatch._run_ids import RunIds
-from kaywatch._tables import MAX_SERIES, Numbered, Revisits
+from kaywatch._tables import MAX_SERIES, NumberedTable, Revisits
 
 __all__ = [
     "Failure",
@@ -190,8 +190,10 @@ class Recorder:
         self.runs: set[OpenRun] = set()
         self.revisits = Revisits()
         self.names = NameFolder()
-        self.series_table: Numbered[tuple[str, str], Series] = Numbered()
-        self.points_table: Numbered[PointKey, Callable[[float], None]] = Numbered()
+        self.series_table: NumberedTable[tuple[str, str], Series] = NumberedTable()
+        self.points_table: NumberedTable[PointKey, Callable[[float], None]] = (
+            NumberedTable()
+        )
         self.run_ids = RunIds()
         self._on_failure = on_failure
 
@@ -210,18 +212,20 @@ class Recorder:
     def series(self, graph: str, node: str) -> Series:
         """Return the bound series of a node, made at first use."""
         key, table = (graph, node), self.series_table
-        series = table.made.get(key)
+        series = table.objects.get(key)
         if series is not None:
             return series
         graph = self.names.graph(graph)
         node = self.names.node(graph, node)
         key = graph, node
-        series = table.made.get(key)
+        series = table.objects.get(key)
         if series is not None:
             return series
-        if len(table.made) >= MAX_SERIES and node != OTHER:
+        if len(table.objects) >= MAX_SERIES and node != OTHER:
             table.folded += 1
-            has_room = (graph, OTHER) in table.made or len(table.made) < 2 * MAX_SERIES
+            has_room = (graph, OTHER) in table.objects or len(
+                table.objects
+            ) < 2 * MAX_SERIES
             return self.series(graph if has_room else OTHER, OTHER)
 
         def make(number: int) -> Series:
@@ -241,17 +245,17 @@ class Recorder:
         """Return the hot call of one custom metric: `add(value)`."""
         pairs = tuple(sorted(labels.items())) if labels else ()
         key, table = (kind, name, graph, node, pairs), self.points_table
-        add = table.made.get(key)
+        add = table.objects.get(key)
         if add is not None:
             return add
         graph = self.names.graph(graph)
         node = self.names.node(graph, node)
         name = self.names.metric(name)
         key = kind, name, graph, node, pairs
-        add = table.made.get(key)
+        add = table.objects.get(key)
         if add is not None:
             return add
-        if len(table.made) >= MAX_SERIES and name != OTHER:
+        if len(table.objects) >= MAX_SERIES and name != OTHER:
             table.folded += 1
             return self.point(kind, OTHER, "", "")
         return table.add(key, self._add)
@@ -272,20 +276,20 @@ class Recorder:
         end = graph, time.time(), seconds, outcome, reason, node, action, visits
         self.pending.runs.record(end)
 
-    def began(self) -> None:
+    def ensure_sender(self) -> None:
         """Start a sender if none runs: what begins may hang before its first event."""
         executions = self.pending.executions
         # As `is_open`, which would be another call for every run.
         if len(executions.watermark) != 1:
             executions.wake()
 
-    def failed(self, failure: Failure) -> None:
+    def add_failure(self, failure: Failure) -> None:
         """Keep the details of a failure, up to the limit, and send it early."""
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
         self._on_failure()
 
-    def retried(self, failure: Failure) -> None:
+    def add_retried_failure(self, failure: Failure) -> None:
         """Keep the details of an error that a retry answered, if there is much room."""
         if len(self.failures) < MAX_RETRIED:
             self.failures.append(failure)
@@ -294,7 +298,7 @@ class Recorder:
         if len(executions.watermark) != 1:
             executions.wake()
 
-    def wired(self, topology: Topology) -> None:
+    def add_topology(self, topology: Topology) -> None:
         """Keep a graph's topology, replacing one of the same name."""
         topology = self._with_folded_names(topology)
         if self.topologies.get(topology.graph) == topology:

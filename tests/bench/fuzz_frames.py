@@ -78,8 +78,10 @@ def pack_columns(events: int) -> bytes:
         recorder.pending.phased.record((*usual, 0.1, 0.2, 0.1, number))
         recorder.point("observe", "size", "checkout", "", {"shop": "de"})(number)
     recorder.run_ended("checkout", 1.5, 0, "no_successors", "node6", "a", 7)
-    recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))
-    recorder.wired(Topology("checkout", "node0", ("node0", "node1"), ()))
+    recorder.add_failure(
+        Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1")
+    )
+    recorder.add_topology(Topology("checkout", "node0", ("node0", "node1"), ()))
     recorder.in_flight.add(Endless("checkout", "node1", time.time()))
     batch = Packer(recorder).take()
     assert batch is not None

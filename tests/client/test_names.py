@@ -88,8 +88,8 @@ def test_names_per_request_never_fill_the_limit(
         recorder.series("shop", f"Sub_{uuid.uuid4()}")
         recorder.series(f"req-{number}", "Load")
         recorder.point("count", "sold", "shop", f"item{number}")
-    assert len(recorder.series_table.made) == 1 + MAX_SIBLINGS + 1
-    assert len(recorder.points_table.made) == MAX_SIBLINGS + 1
+    assert len(recorder.series_table.objects) == 1 + MAX_SIBLINGS + 1
+    assert len(recorder.points_table.objects) == MAX_SIBLINGS + 1
     assert recorder.folded == 0
     assert len(caplog.messages) == 3
     assert "nodes of the graph 'shop'" in caplog.messages[0]

@@ -52,9 +52,9 @@ def test_the_list_is_dated() -> None:
 def test_the_cost_of_each_kind_of_token() -> None:
     price = Price(10, 50, cached_input=1, cache_write=12.5, cache_write_long=20)
 
-    assert price.of(1_000_000, 0) == 10
-    assert price.of(1_000_000, 1_000_000) == 60
-    assert price.of(100, 10, 20, 30, 40) == pytest.approx(
+    assert price.cost(1_000_000, 0) == 10
+    assert price.cost(1_000_000, 1_000_000) == 60
+    assert price.cost(100, 10, 20, 30, 40) == pytest.approx(
         (10 * 10 + 10 * 50 + 20 * 1 + 30 * 12.5 + 40 * 20) / 1e6
     )
     assert Price(10).of(100, 10, 100) == pytest.approx(100 * 10 / 1e6)

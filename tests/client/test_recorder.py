@@ -148,7 +148,7 @@ def test_failures_are_bounded_between_two_batches() -> None:
     recorder = open_recorder()
 
     for n in range(150):
-        recorder.failed(Failure(0.0, "g", "n", "E", str(n), "exec", 1, 1, ""))
+        recorder.add_failure(Failure(0.0, "g", "n", "E", str(n), "exec", 1, 1, ""))
 
     assert len(recorder.failures) == module.MAX_FAILURES
 
@@ -157,11 +157,11 @@ def test_unchanged_topology_keeps_the_version() -> None:
     recorder = open_recorder()
     topology = Topology("g", "a", ("a",), ())
 
-    recorder.wired(topology)
+    recorder.add_topology(topology)
     before = recorder.topology_version
-    recorder.wired(Topology("g", "a", ("a",), ()))
+    recorder.add_topology(Topology("g", "a", ("a",), ()))
     assert recorder.topology_version == before
-    recorder.wired(Topology("g", "a", ("a", "b"), (("a", "default", "b"),)))
+    recorder.add_topology(Topology("g", "a", ("a", "b"), (("a", "default", "b"),)))
     assert recorder.topology_version == before + 1
 
 

@@ -64,10 +64,10 @@ class ReplayProgress:
     clients: int = 0
     unusable: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    texts: dict[str, str] = field(default_factory=dict)
+    error_texts: dict[str, str] = field(default_factory=dict)
     refused: int = 0
-    slow: int = 0
-    behind: float = 0.0
+    slow_requests: int = 0
+    max_delay: float = 0.0
     seconds: float = 0.0
 
 
@@ -115,7 +115,7 @@ class _ReplayedClient:
     connection: _Connection | None = None
     unacknowledged: deque[_SentBatch] = field(default_factory=deque)
     last_seq: int = 0
-    said_bye: bool = False
+    bye_sent: bool = False
 
 
 # Compared by identity, because equal connections are still different.
@@ -179,7 +179,7 @@ class _CaptureReplay:
                     await self._pace(send_offset(record.at, first, self._speed))
                     await self._replay(record, readers)
                 await self._wait_until(lambda: not self._unacknowledged)
-                await self._say_bye()
+                await self._send_byes()
         except* (_AgentLost, OSError) as group:
             problem = next(_reasons(group), "closed the connection")
         finally:
@@ -222,7 +222,7 @@ class _CaptureReplay:
             await asyncio.sleep(min(early, SHOW_SECONDS))
             self._show_progress()
         if self._speed != float("inf"):
-            self._progress.behind = max(self._progress.behind, -early)
+            self._progress.max_delay = max(self._progress.max_delay, -early)
         self._show_progress()
         # Sending resumes at half of the limit, so that sending and commits overlap.
         if self._unacknowledged > MAX_UNACKNOWLEDGED:
@@ -252,7 +252,7 @@ class _CaptureReplay:
                 client.connection.clients.pop(out.client, None)
             client.connection = connection
             connection.clients[out.client] = client
-        client.said_bye = out.type == "bye"
+        client.bye_sent = out.type == "bye"
         # A captured client that sent a batch again gets only one acknowledgement for
         # it.
         if out.seq > client.last_seq:
@@ -282,12 +282,12 @@ class _CaptureReplay:
                 ) from None
             self._show_progress()
 
-    async def _say_bye(self) -> None:
+    async def _send_byes(self) -> None:
         """End clients that were connected when the capture ended; they did not die."""
         connections = list(self._connections.values())
         for connection in connections:
             for client_id, client in connection.clients.items():
-                if not client.said_bye:
+                if not client.bye_sent:
                     await connection.send(wire.bye(client_id, client.last_seq))
         for connection in connections:
             connection.close()
@@ -322,7 +322,7 @@ class _CaptureReplay:
             # A replay must not slow down, because it shows how the agent copes with the
             # captured load.
             case "slow":
-                self._progress.slow += 1
+                self._progress.slow_requests += 1
                 return
             case "error":
                 self._count_error(message, connection)
@@ -338,7 +338,7 @@ class _CaptureReplay:
     def _count_error(self, message: dict[str, Any], connection: _Connection) -> None:
         code = str(message.get("code"))
         self._progress.errors[code] += 1
-        self._progress.texts.setdefault(code, str(message.get("text", "")))
+        self._progress.error_texts.setdefault(code, str(message.get("text", "")))
         for client in connection.clients.values():
             for batch in client.unacknowledged:
                 # A refused batch is never acknowledged, so waiting for it would end in

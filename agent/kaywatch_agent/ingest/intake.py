@@ -135,7 +135,7 @@ class Intake:
         for session in list(self._withheld):
             if self._connections[session].backlog <= MAX_BACKLOG:
                 self._withheld.discard(session)
-                self.pipeline.sessions.repeat(session)
+                self.pipeline.sessions.repeat_acks(session)
         self.mirror.send_heartbeat(self._clock())
 
     def drained(self, session: Session) -> None:

@@ -19,8 +19,8 @@ __all__ = ["FlowControl"]
 
 # Some 2 % of a core. With more clients, each sends less often than once a second.
 BATCHES_PER_SECOND: Final = 1_000
-SHORTEST: Final = 1.0  # seconds; the interval of a client that was not advised
-SLOWEST: Final = 10.0  # with a longer interval, alerts would be late
+MIN_INTERVAL: Final = 1.0  # seconds; the interval of a client that was not advised
+MAX_INTERVAL: Final = 10.0  # with a longer interval, alerts would be late
 
 # The interval changes when it is off by this share, and not with each client.
 TOLERANCE: Final = 0.1
@@ -29,15 +29,15 @@ TOLERANCE: Final = 0.1
 # together may cause a quarter more batches.
 FAILING_SECONDS: Final = 30.0
 FAILING_FACTOR: Final = 4.0
-MAX_MORE_BATCHES: Final = BATCHES_PER_SECOND / 4
+MAX_EXTRA_BATCHES: Final = BATCHES_PER_SECOND / 4
 
 # Each message takes about 20 us.
 MESSAGES_PER_TICK: Final = 500
 
 # The limit of one client, unless its batches are large.
 CLIENT_BATCHES_PER_SECOND: Final = 50
-WELL_FILLED: Final = 500
-REMIND_SECONDS: Final = 10.0
+LARGE_BATCH_EVENTS: Final = 500
+REMINDER_SECONDS: Final = 10.0
 
 
 class FlowControl:
@@ -48,13 +48,13 @@ class FlowControl:
     """
 
     def __init__(self, now: float) -> None:
-        self.seconds = SHORTEST
+        self.seconds = MIN_INTERVAL
         self._since = now
         self._batches: dict[str, int] = {}
         self._events: dict[str, int] = {}
-        self._advised: dict[str, float] = {}  # by client; others send once a second
+        self._intervals: dict[str, float] = {}  # by client; others send once a second
         self._failed: dict[str, float] = {}  # time of the last failure, by client
-        self._favored: set[str] = set()
+        self._failing: set[str] = set()
         self._reminded: dict[str, float] = {}  # time of the last reminder, by client
 
     def count(self, client: str, events: int) -> None:
@@ -68,11 +68,11 @@ class FlowControl:
 
     def interval(self, client: str) -> float:
         """Return the interval that a client was last asked for."""
-        return self._advised.get(client, SHORTEST)
+        return self._intervals.get(client, MIN_INTERVAL)
 
     def connect(self, client: str) -> float:
         """Return the interval for a client that has just connected."""
-        self._advise(client, self._wanted(client))
+        self._set_interval(client, self._target_interval(client))
         return self.interval(client)
 
     def decide(
@@ -82,22 +82,24 @@ class FlowControl:
 
         A change for thousands of clients takes several calls.
         """
-        self._set_usual(len(clients))
-        self._favored = self._select_failing(now)
-        yield from islice(self._changes(clients), MESSAGES_PER_TICK)
+        self._update_interval(len(clients))
+        self._failing = self._select_failing(now)
+        yield from islice(self._changed_intervals(clients), MESSAGES_PER_TICK)
         yield from self._reminders(now, clients)
 
     def forget(self, client: str) -> None:
         """Discard the state of a client that was removed."""
-        for state in (self._advised, self._failed, self._reminded):
+        for state in (self._intervals, self._failed, self._reminded):
             state.pop(client, None)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _set_usual(self, clients: int) -> None:
-        wanted = min(SLOWEST, max(SHORTEST, round(clients / BATCHES_PER_SECOND, 1)))
+    def _update_interval(self, clients: int) -> None:
+        wanted = min(
+            MAX_INTERVAL, max(MIN_INTERVAL, round(clients / BATCHES_PER_SECOND, 1))
+        )
         is_off = abs(wanted - self.seconds) > TOLERANCE * self.seconds
-        if is_off or wanted == SHORTEST:
+        if is_off or wanted == MIN_INTERVAL:
             self.seconds = wanted
 
     def _select_failing(self, now: float) -> set[str]:
@@ -105,31 +107,33 @@ class FlowControl:
         for client, failed_at in list(self._failed.items()):
             if not 0.0 <= now - failed_at < FAILING_SECONDS:
                 del self._failed[client]
-        more = 1.0 / self._shorter() - 1.0 / self.seconds
+        more = 1.0 / self._failing_interval() - 1.0 / self.seconds
         if more <= 0.0:
             return set()
-        return set(islice(self._failed, int(MAX_MORE_BATCHES / more)))
+        return set(islice(self._failed, int(MAX_EXTRA_BATCHES / more)))
 
-    def _shorter(self) -> float:
-        return max(SHORTEST, round(self.seconds / FAILING_FACTOR, 1))
+    def _failing_interval(self) -> float:
+        return max(MIN_INTERVAL, round(self.seconds / FAILING_FACTOR, 1))
 
-    def _wanted(self, client: str) -> float:
-        return self._shorter() if client in self._favored else self.seconds
+    def _target_interval(self, client: str) -> float:
+        return self._failing_interval() if client in self._failing else self.seconds
 
-    def _advise(self, client: str, seconds: float) -> None:
-        if seconds > SHORTEST:
-            self._advised[client] = seconds
+    def _set_interval(self, client: str, seconds: float) -> None:
+        if seconds > MIN_INTERVAL:
+            self._intervals[client] = seconds
         else:
-            self._advised.pop(client, None)
+            self._intervals.pop(client, None)
 
-    def _changes(self, clients: Collection[str]) -> Iterator[tuple[str, float]]:
+    def _changed_intervals(
+        self, clients: Collection[str]
+    ) -> Iterator[tuple[str, float]]:
         """Yield the clients whose interval changes; usually none was advised."""
-        if self.seconds == SHORTEST and not self._advised:
+        if self.seconds == MIN_INTERVAL and not self._intervals:
             return
         for client in clients:
-            wanted = self._wanted(client)
+            wanted = self._target_interval(client)
             if wanted != self.interval(client):
-                self._advise(client, wanted)
+                self._set_interval(client, wanted)
                 yield client, wanted
 
     def _reminders(
@@ -141,9 +145,9 @@ class FlowControl:
         self._since, self._batches, self._events = now, {}, {}
         for client, count in batches.items():
             too_many = count > CLIENT_BATCHES_PER_SECOND * elapsed
-            too_small = events[client] < WELL_FILLED * count
+            too_small = events[client] < LARGE_BATCH_EVENTS * count
             if not (too_many and too_small and client in clients):
                 continue
-            if now - self._reminded.get(client, 0.0) >= REMIND_SECONDS:
+            if now - self._reminded.get(client, 0.0) >= REMINDER_SECONDS:
                 self._reminded[client] = now
                 yield client, self.interval(client)

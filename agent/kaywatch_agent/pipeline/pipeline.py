@@ -38,7 +38,7 @@ from kaywatch_agent.pipeline.queue import BatchQueue, QueuedBatch
 from kaywatch_agent.pipeline.sampling import ProcessSampler
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
-from kaywatch_agent.pipeline.urgency import Urgency
+from kaywatch_agent.pipeline.urgency import UrgencyDetector
 from kaywatch_agent.protocol.limits import MAX_GAP
 from kaywatch_agent.protocol.messages import (
     Batch,
@@ -80,7 +80,7 @@ class Pipeline:
         self.metrics = PipelineMetrics()
         self.sessions = SessionTable(self.clients, clock)
         self._clock = clock
-        self.urgency = Urgency(watched)
+        self.urgency = UrgencyDetector(watched)
         self._flow = FlowControl(clock())
         self._sampler = ProcessSampler()
         self.queue = BatchQueue(aggregator, self._flow, privacy or Privacy())
@@ -189,9 +189,9 @@ class Pipeline:
                 rejected = _skips_too_many(batch.seq, client.received_seq)
                 return replies + self._reject_message(rejected, session)
             self._record_seq(client, batch.seq)
-            session.sent[client.id] = batch.seq
+            session.accepted[client.id] = batch.seq
         self._account(batch, client, now)
-        self.urgency.notice(batch.encoded)
+        self.urgency.inspect(batch.encoded)
         ahead = 0.0 if batch.sent is None else now - batch.sent
         queued = QueuedBatch(batch, client, client.service, session, ahead)
         return replies + self.queue.put(queued, now)

@@ -16,15 +16,15 @@ SAMPLE_SECONDS: Final = 10.0
 
 # Of one tick. A sample takes some 50 us, so a thousand processes at once would take
 # 50 ms. With more than a thousand, each is sampled less often.
-FEWEST: Final = 20
-MOST: Final = 100
+MIN_SAMPLES: Final = 20
+MAX_SAMPLES: Final = 100
 
 
 class ProcessSampler:
     """Samples each process every ten seconds, as evenly as possible."""
 
     def __init__(self) -> None:
-        self._tried: dict[str, float] = {}  # when it was last sampled, by client
+        self._sampled_at: dict[str, float] = {}  # when it was last sampled, by client
 
     def sample(
         self,
@@ -39,17 +39,19 @@ class ProcessSampler:
             clients: all clients.
             now: Unix seconds.
         """
-        tried = self._tried
+        sampled_at = self._sampled_at
         due = [
-            (tried.get(name, -math.inf), name, session)
+            (sampled_at.get(name, -math.inf), name, session)
             for name, session in sessions
             # Behind a broker, a client sends its own usage.
             if session.ordered
-            and not 0.0 <= now - tried.get(name, -math.inf) < SAMPLE_SECONDS
+            and not 0.0 <= now - sampled_at.get(name, -math.inf) < SAMPLE_SECONDS
         ]
-        most = min(MOST, max(FEWEST, math.ceil(len(sessions) / SAMPLE_SECONDS)))
+        most = min(
+            MAX_SAMPLES, max(MIN_SAMPLES, math.ceil(len(sessions) / SAMPLE_SECONDS))
+        )
         for _, name, session in heapq.nsmallest(most, due, key=lambda one: one[0]):
-            tried[name] = now
+            sampled_at[name] = now
             client = clients.get(name)
             sample = session.peer.sample() if client is not None else None
             if client is not None and sample is not None:
@@ -57,4 +59,4 @@ class ProcessSampler:
 
     def forget(self, client: str) -> None:
         """Discard the state of a client that was removed."""
-        self._tried.pop(client, None)
+        self._sampled_at.pop(client, None)

@@ -105,17 +105,22 @@ class Session:
     ordered = True
 
     def __init__(
-        self, peer: Peer, number: int, anonymous: str, only: str = "", via: str = ""
+        self,
+        peer: Peer,
+        number: int,
+        anonymous: str,
+        only_client: str = "",
+        via: str = "",
     ) -> None:
         self.number = number
         self.peer = peer
         self.anonymous = anonymous
-        self.only = only
+        self.only_client = only_client
         self.via = via
         self.clients: set[str] = set()
         self.owner = _owner(peer)
         self.acked: dict[str, int] = {}
-        self.sent: dict[str, int] = {}
+        self.accepted: dict[str, int] = {}
         self.greeted: set[str] = set()
         self._resend_at = -math.inf  # when missing batches were last requested
 
@@ -126,8 +131,8 @@ class Session:
     def refuse(self, message: Message) -> Rejected | None:
         """Return a rejection if the peer may not send the message, else None."""
         client = getattr(message, "client", "")
-        if self.only and client not in ("", self.only):
-            text = f"this topic belongs to the client {self.only}"
+        if self.only_client and client not in ("", self.only_client):
+            text = f"this topic belongs to the client {self.only_client}"
             return Rejected(ErrorCode.FORBIDDEN, text)
         if (
             isinstance(message, Hello | Batch)

@@ -98,11 +98,13 @@ class SessionTable:
 
     def refuse(self, message: Message, session: Session) -> Rejected | None:
         """Return a rejection if the peer may not send the message now, else None."""
-        return self._refuse_older(message, session) or self._refuse_surplus(
+        return self._reject_older_connection(
             message, session
-        )
+        ) or self._reject_excess_client(message, session)
 
-    def _refuse_older(self, message: Message, session: Session) -> Rejected | None:
+    def _reject_older_connection(
+        self, message: Message, session: Session
+    ) -> Rejected | None:
         """Reject messages on a connection if their client has a newer one.
 
         A client reconnects when it doubts a connection. What is left of the old one
@@ -134,7 +136,7 @@ class SessionTable:
         """
         if not session.ordered:
             return None
-        known = max(session.acked.get(client.id, 0), session.sent.get(client.id, 0))
+        known = max(session.acked.get(client.id, 0), session.accepted.get(client.id, 0))
         if client.id in session.greeted and seq > known:
             return None
         text = (
@@ -145,7 +147,9 @@ class SessionTable:
         # Without the number: if it is the same batch, it was counted.
         return Rejected(ErrorCode.REPEATED_BATCH, text)
 
-    def _refuse_surplus(self, message: Message, session: Session) -> Rejected | None:
+    def _reject_excess_client(
+        self, message: Message, session: Session
+    ) -> Rejected | None:
         """Reject another client of a process or user that has too many."""
         if not isinstance(message, Hello | Batch):
             return None
@@ -184,7 +188,7 @@ class SessionTable:
             client = self._clients.get(name)
             if client is None or client.state is not ClientState.CONNECTED:
                 continue
-            if name == session.anonymous and not session.only:
+            if name == session.anonymous and not session.only_client:
                 # A shell that pushed some rows is expected to disconnect.
                 self._clients.set_state(client, ClientState.ENDED, self._clock())
                 continue
@@ -223,7 +227,7 @@ class SessionTable:
         """Ask a client to send at most one batch per `seconds`."""
         return self._sessions[client].reply(wire.slow(seconds))
 
-    def repeat(self, session: Session) -> None:
+    def repeat_acks(self, session: Session) -> None:
         """Repeat acknowledgements that were withheld, after the next commit."""
         session.acked.clear()
         self._unacked.update(dict.fromkeys(session.clients))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 
 from kaywatch_agent.protocol.messages import Encoded
 
-__all__ = ["Urgency"]
+__all__ = ["UrgencyDetector"]
 
 
-class Urgency:
+class UrgencyDetector:
     """Whether a batch with failures, or with values that rules look at, has arrived.
 
     The sections are not decoded yet, so it searches their bytes for names. A batch that
@@ -25,7 +25,7 @@ class Urgency:
         self._watched = watched
         self._is_urgent = False
 
-    def notice(self, encoded: Encoded) -> None:
+    def inspect(self, encoded: Encoded) -> None:
         """Look at a batch."""
         if self._is_urgent:
             return

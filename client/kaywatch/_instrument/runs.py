@@ -23,7 +23,7 @@ from kaywatch._spans import spans as _spans
 from kaywatch._spans.details import ItemTiming
 from kaywatch._spans.runs import Run, action_name, current_run
 from kaywatch._spans.spans import Span, current_span, open_span
-from kaywatch._wrappers import Hooks, second, warn_once
+from kaywatch._wrappers import Hooks, second_argument, warn_once
 from kaywatch.wire import EndReason
 
 __all__ = ["LOOP", "NEXT_NODE", "RUN", "topology_reporter"]
@@ -176,7 +176,7 @@ def _leave_loop(run: GraphRun, _: object, error: BaseException | None) -> None:
         whole.is_recorded = True
 
 
-LOOP: Final = Hooks(_enter_loop, _leave_loop, second)
+LOOP: Final = Hooks(_enter_loop, _leave_loop, second_argument)
 
 
 # -- get_next_node ---------------------------------------------------------------

@@ -110,7 +110,7 @@ class TopologyReporter:
         if walks or len(self._walks) < MAX_NAMES:
             self._walks[name] = (walks + 1, now)
             if start is not None:
-                process.recorder.wired(walk(name, start))
+                process.recorder.add_topology(walk(name, start))
 
 
 def walk(graph: str, start: Any) -> Topology:

@@ -14,7 +14,7 @@ from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.runs import current_run
 from kaywatch._spans.spans import Span, current_span, open_span
-from kaywatch._wrappers import Hooks, second, warn_once
+from kaywatch._wrappers import Hooks, second_argument, warn_once
 from kaywatch.wire import Outcome
 
 __all__ = ["FALLBACK", "ON_ERROR", "RUN"]
@@ -31,7 +31,7 @@ def _begin() -> bool:
     """Report a node outside a run to the agent; return whether it is recorded."""
     if not process.settings.enabled:
         return False
-    process.recorder.began()
+    process.recorder.ensure_sender()
     return True
 
 
@@ -88,7 +88,7 @@ def _record_fallback(
         span.record_answer(_FALLBACK, cause)
 
 
-FALLBACK: Final = Hooks(_find_span, _record_fallback, second)
+FALLBACK: Final = Hooks(_find_span, _record_fallback, second_argument)
 
 
 def _record_suppression(
@@ -103,4 +103,4 @@ def _record_suppression(
 
 
 # `on_error` of KayGraph nodes: a true result suppresses the error.
-ON_ERROR: Final = Hooks(_find_span, _record_suppression, second)
+ON_ERROR: Final = Hooks(_find_span, _record_suppression, second_argument)

@@ -130,7 +130,7 @@ class Call:
         if price is None:
             self._meter.add("llm_unpriced_calls")
             return None
-        return price.of(*usage)
+        return price.cost(*usage)
 
     def _charge(self, usage: Usage, cost: float | None) -> None:
         if cost is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
+from kaywatch._exit_recorder import ExitRecorder
 from kaywatch._llm.calls import Call
 from kaywatch._llm.usage import Tally
-from kaywatch._unfinished import Unfinished
 from kaywatch._wrappers import warn_once
 
 __all__ = ["ObservedEvents", "SdkCall", "unread_calls"]
@@ -58,7 +58,7 @@ class SdkCall(Call):
 
 
 # Calls whose answer is not read yet; the application may hold some to the end.
-unread_calls: Final = Unfinished(SdkCall.finish)
+unread_calls: Final = ExitRecorder(SdkCall.finish)
 
 
 class ObservedEvents:

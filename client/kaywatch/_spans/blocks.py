@@ -153,7 +153,7 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
         series = process.recorder.series(self.graph, self.node)
         span = open_span(series, current_run.get(), current_span.get(), cls=Block)
         span.notify_started()
-        process.recorder.began()
+        process.recorder.ensure_sender()
         return span
 
     def _open_block(self) -> OpenBlock:

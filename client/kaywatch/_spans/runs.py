@@ -86,7 +86,7 @@ class Run:
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
         _runs.add(self)
-        _run_began()
+        _ensure_sender()
 
     def set_reason(self, reason: str) -> None:
         """Note why the loop ends after the visits so far."""
@@ -163,7 +163,7 @@ current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
 
 _runs: Final = process.recorder.runs
 _next_number: Final = process.recorder.run_ids.next_number
-_run_began: Final = process.recorder.began
+_ensure_sender: Final = process.recorder.ensure_sender
 _run_ended: Final = process.recorder.run_ended
 _clock: Final = time.perf_counter
 _set_run: Final = current_run.set

@@ -185,7 +185,7 @@ class Span:
         failure = describe_failure(
             self.series, self.run, details, (kind, EXEC), message
         )
-        recorder.retried(failure._replace(outcome=OK, traceback=trace))
+        recorder.add_retried_failure(failure._replace(outcome=OK, traceback=trace))
         details.attempts += 1
         if listener is not None:
             listener.node_retried(self, kind, message)
@@ -297,7 +297,7 @@ class Span:
             failure = describe_failure(
                 self.series, self.run, details, key, message, seconds
             )
-            process.recorder.failed(failure)
+            process.recorder.add_failure(failure)
 
     def _record_error(self, error: BaseException) -> None:
         # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are not

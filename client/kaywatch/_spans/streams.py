@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
+from kaywatch._exit_recorder import ExitRecorder
 from kaywatch._process import process
 from kaywatch._spans.spans import Span, current_span
-from kaywatch._unfinished import Unfinished
 
 __all__ = [
     "NoBlock",
@@ -72,7 +72,7 @@ class OpenBlock:
 
 
 # The application may hold some to the end.
-open_blocks: Final[Unfinished[OpenBlock]] = Unfinished(
+open_blocks: Final[ExitRecorder[OpenBlock]] = ExitRecorder(
     lambda block: block.close(GeneratorExit())
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kaywatch_agent.pipeline.flow_control import (
     BATCHES_PER_SECOND,
     FAILING_SECONDS,
-    MAX_MORE_BATCHES,
+    MAX_EXTRA_BATCHES,
     MESSAGES_PER_TICK,
     FlowControl,
 )
@@ -71,7 +71,7 @@ def test_failures_of_all_clients_cause_a_quarter_more_batches_at_most() -> None:
     settle(flow, NOW, clients)
     batches = sum(1.0 / flow.interval(client) for client in clients)
     more = batches - BATCHES_PER_SECOND
-    assert 0.9 * MAX_MORE_BATCHES <= more <= MAX_MORE_BATCHES + 0.001
+    assert 0.9 * MAX_EXTRA_BATCHES <= more <= MAX_EXTRA_BATCHES + 0.001
 
 
 def test_a_clock_that_is_set_back_ends_the_shorter_interval() -> None:
@@ -90,4 +90,4 @@ def test_nothing_is_kept_of_a_client_that_was_removed() -> None:
     for client in names(6_000):
         flow.forget(client)
     assert flow.interval("client-7") == 1.0
-    assert not (flow._advised or flow._failed or flow._reminded)
+    assert not (flow._intervals or flow._failed or flow._reminded)

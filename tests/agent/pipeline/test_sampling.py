@@ -7,7 +7,7 @@ from tests.agent.protocol.samples import hello
 
 from kaywatch import wire
 from kaywatch_agent.model.records import ProcessSample
-from kaywatch_agent.pipeline.sampling import FEWEST, MOST, SAMPLE_SECONDS
+from kaywatch_agent.pipeline.sampling import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_SECONDS
 
 
 class CountingPeer(FakePeer):
@@ -52,12 +52,12 @@ def test_processes_that_connect_together_are_not_sampled_together() -> None:
 
 def test_few_processes_are_sampled_at_once() -> None:
     agent = Agent()
-    peers = [CountingPeer(pid) for pid in range(1, FEWEST + 1)]
+    peers = [CountingPeer(pid) for pid in range(1, MIN_SAMPLES + 1)]
     for peer in peers:
         connect(agent, peer)
     ticks = int(SAMPLE_SECONDS)
     assert count_by_tick(agent, peers, ticks + 1) == [
-        FEWEST, *[0] * (ticks - 1), FEWEST
+        MIN_SAMPLES, *[0] * (ticks - 1), MIN_SAMPLES
     ]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_thousands_of_processes_are_sampled_less_often() -> None:
     peers = [CountingPeer(pid) for pid in range(1, 1_501)]
     for peer in peers:
         connect(agent, peer)
-    assert count_by_tick(agent, peers, 30) == [MOST] * 30
+    assert count_by_tick(agent, peers, 30) == [MAX_SAMPLES] * 30
     assert {peer.samples for peer in peers} == {2}
 
 
@@ -86,10 +86,10 @@ def test_nothing_is_kept_of_a_client_that_was_removed() -> None:
     peer = CountingPeer(1)
     conversation = connect(agent, peer)
     agent.tick()
-    assert agent.pipeline._sampler._tried
+    assert agent.pipeline._sampler._sampled_at
     conversation.close()
     peer.dead = True
     agent.tick()
     agent.now += 7_200
     agent.tick()
-    assert not agent.pipeline._sampler._tried
+    assert not agent.pipeline._sampler._sampled_at

@@ -204,7 +204,7 @@ def test_details_arrive_as_they_were_recorded(
 ) -> None:
     recorder = Recorder()
     recorder.open()
-    recorder.failed(
+    recorder.add_failure(
         Failure(
             *(1.5, graph, node, text, text, "exec", attempts, outcome, "r-1"),
             run_start=1.25,
@@ -214,7 +214,7 @@ def test_details_arrive_as_they_were_recorded(
             trace_id=text,
         )
     )
-    recorder.wired(Topology(graph, node, (node,), ((node, text, node),)))
+    recorder.add_topology(Topology(graph, node, (node,), ((node, text, node),)))
     recorder.in_flight.add(Endless(graph, node, 2.5))
     result = send_recorded(recorder)
     output = (expected_name(graph), expected_name(node), expected_name(text))

@@ -72,7 +72,7 @@ def checkout(recorder: Recorder) -> None:
     ]
     for seconds, outcome, reason, node, action, visits in ends:
         recorder.run_ended("checkout", seconds, outcome, reason, node, action, visits)
-    recorder.wired(
+    recorder.add_topology(
         Topology(
             "checkout",
             "load",
@@ -81,7 +81,7 @@ def checkout(recorder: Recorder) -> None:
         )
     )
     for number, kind in enumerate(("TimeoutError", "KeyError")):
-        recorder.failed(
+        recorder.add_failure(
             Failure(
                 1_700_000_000.0 + number,
                 "checkout",

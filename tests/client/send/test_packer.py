@@ -239,7 +239,7 @@ def test_long_or_non_utf8_names_are_truncated_and_replaced(
 
 
 def test_non_utf8_details_are_replaced(recorder: Recorder, packer: Packer) -> None:
-    recorder.failed(FAILURE._replace(message="no file caf\udce9"))
+    recorder.add_failure(FAILURE._replace(message="no file caf\udce9"))
     recorder.point("count", "calls", "", "", {"file": "caf\udce9"})(1)
     content = take(packer)
     packed = wire.batch(
@@ -399,8 +399,8 @@ def test_unpackable_phases_drop_only_their_own_event(
 
 
 def test_failures_are_sent_once(recorder: Recorder, packer: Packer) -> None:
-    recorder.failed(FAILURE)
-    recorder.failed(FAILURE._replace(traceback="a.py:1 in f"))
+    recorder.add_failure(FAILURE)
+    recorder.add_failure(FAILURE._replace(traceback="a.py:1 in f"))
     content = take(packer)
     plain, traced = content.sections["failures"]
     unknown = {"seconds", "run_start", "visits", "path", "path_visits", "trace_id"}
@@ -415,13 +415,13 @@ def test_topologies_are_sent_on_change_and_on_request(
     recorder: Recorder, packer: Packer
 ) -> None:
     topology = Topology("g", "n", ("n",), (("n", "default", "m"),))
-    recorder.wired(topology)
+    recorder.add_topology(topology)
     assert take(packer).sections["topologies"] == [topology._asdict()]
-    recorder.wired(topology)
+    recorder.add_topology(topology)
     assert packer.take() is None
     packer.resend_state()
     assert "topologies" in take(packer).sections
-    recorder.wired(topology._replace(start="m"))
+    recorder.add_topology(topology._replace(start="m"))
     assert "topologies" in take(packer).sections
 
 

@@ -139,7 +139,7 @@ class Patient:
         failure = Failure(
             0.0, "g", "n", "Timeout", "", "exec", 1, wire.Outcome.ERROR, ""
         )
-        self.process.recorder.failed(failure)
+        self.process.recorder.add_failure(failure)
 
     def failures(self) -> int:
         return sum("failures" in message for message in self.received)

@@ -307,7 +307,7 @@ def test_topologies_are_resent_on_a_new_connection(
 ) -> None:
     from kaywatch.recorder import Topology
 
-    recorder.wired(Topology("g", "a", ("a",), ()))
+    recorder.add_topology(Topology("g", "a", ("a",), ()))
     record(recorder)
     session.step(0.0)
     agent.last.ack(1)

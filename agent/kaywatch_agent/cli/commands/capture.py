@@ -220,13 +220,14 @@ def _replay(
 def _show_replay(progress: ReplayProgress) -> None:
     click.echo(_format_replay(progress))
     for code, count in progress.errors.most_common():
-        click.echo(f"  {output.plural(count, 'error')} {code}: {progress.texts[code]}")
-    if progress.slow:
         click.echo(
-            f"  the agent asked for less data {output.plural(progress.slow, 'time')}"
+            f"  {output.plural(count, 'error')} {code}: {progress.error_texts[code]}"
         )
-    if progress.behind >= 1:
-        click.echo(f"  messages were sent up to {duration(progress.behind)} late")
+    if progress.slow_requests:
+        times = output.plural(progress.slow_requests, "time")
+        click.echo(f"  the agent asked for less data {times}")
+    if progress.max_delay >= 1:
+        click.echo(f"  messages were sent up to {duration(progress.max_delay)} late")
     if progress.unusable:
         click.echo(
             f"  {output.plural(progress.unusable, 'malformed message')} left out"

@@ -41,8 +41,8 @@ class Fault:
         """Begin a fault of `FAULTS` after some seconds."""
         self._name, self._begin = name, time.monotonic() + after
 
-    def strikes(self, name: str, share: float = 1.0) -> bool:
-        """Return whether a fault strikes now.
+    def occurs(self, name: str, share: float = 1.0) -> bool:
+        """Return whether a fault occurs now.
 
         Args:
             name: of the fault.
@@ -51,9 +51,9 @@ class Fault:
         is_active = self._name == name and time.monotonic() >= self._begin
         return is_active and not self._stop.is_set() and random.random() < share
 
-    def goes_in_circles(self, run: dict[str, Any]) -> bool:
+    def is_endless(self, run: dict[str, Any]) -> bool:
         """Return whether a run is the one that does not end."""
-        if not self.strikes("runaway"):
+        if not self.occurs("runaway"):
             return False
         if self._endless is None:
             self._endless = run

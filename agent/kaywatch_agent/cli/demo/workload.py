@@ -79,7 +79,7 @@ class Triage(Node):  # type: ignore[misc]
             cost_usd=tokens * 0.15e-6,
             seconds=0.004,
         )
-        if fault.strikes("dead-end", 0.15):
+        if fault.occurs("dead-end", 0.15):
             return "complaint"
         return random.choices(["question", "refund", "spam"], [0.7, 0.2, 0.1])[0]
 
@@ -132,7 +132,7 @@ class Draft(AsyncNode):  # type: ignore[misc]
         attempts.append(1)
         if len(attempts) > 1:
             count(self, "retries")
-        await wait(0.24 if fault.strikes("slow") else 0.012)
+        await wait(0.24 if fault.occurs("slow") else 0.012)
         if random.random() < 0.2:
             error = ModelOverloaded("529: the model is overloaded")
             kaywatch.record_llm(model="large", seconds=0.012, error=error)
@@ -144,7 +144,7 @@ class Draft(AsyncNode):  # type: ignore[misc]
             cost_usd=0.0057,
             seconds=0.012,
         )
-        if random.random() < 0.12 or fault.strikes("waste", 0.6):
+        if random.random() < 0.12 or fault.occurs("waste", 0.6):
             raise ValueError("the answer is not JSON")
         return "answer"
 
@@ -161,11 +161,11 @@ class Review(AsyncNode):  # type: ignore[misc]
 
     async def prep_async(self, shared: Shared) -> bool:
         count(self, "executions")
-        return fault.goes_in_circles(shared)
+        return fault.is_endless(shared)
 
     async def exec_async(self, is_endless: bool) -> bool:
         await wait(0.003)
-        if fault.strikes("failing", 0.6):
+        if fault.occurs("failing", 0.6):
             kaywatch.record_llm(
                 model="small", input_tokens=900, cost_usd=0.0014, seconds=0.003
             )

@@ -20,7 +20,7 @@ MAX_FAILURES: Final = 100
 
 # Points of a small chart, of at least ten seconds each.
 POINTS: Final = 96
-FINEST: Final = 10
+MIN_STEP_SECONDS: Final = 10
 
 
 class GraphContent(NamedTuple):
@@ -77,7 +77,7 @@ def gather(url: str, since: float) -> Content:
     period = {"window": str(int(since))}
     listed = fetch("/api/v1/graphs", period, url)
     stats = {each["graph"]: each for each in listed["graphs"]}
-    graphs = _active_graphs(url, period, stats)
+    graphs = _list_active_graphs(url, period, stats)
     alerts = fetch("/api/v1/alerts", {"limit": "1000"}, url)
     fired = [
         each
@@ -91,11 +91,11 @@ def gather(url: str, since: float) -> Content:
         health=fetch("/health", url=url),
         completeness=fetch("/api/v1/completeness", period, url),
         graphs=[
-            _graph(url, since, each, stats.get(each, {}))
+            _fetch_graph(url, since, each, stats.get(each, {}))
             for each in graphs[:MAX_GRAPHS]
         ],
         graphs_left_out=max(0, len(graphs) - MAX_GRAPHS),
-        alerts=list(_alerts(url, fired[:MAX_ALERTS])),
+        alerts=list(_fetch_alerts(url, fired[:MAX_ALERTS])),
         alerts_left_out=max(0, len(fired) - MAX_ALERTS),
         failures=fetch("/api/v1/failures", {**period, "limit": str(MAX_FAILURES)}, url),
         llm=fetch("/api/v1/llm", period, url),
@@ -106,7 +106,7 @@ def gather(url: str, since: float) -> Content:
 # -- inside --------------------------------------------------------------------------
 
 
-def _active_graphs(
+def _list_active_graphs(
     url: str, period: Mapping[str, str], stats: Mapping[str, Json]
 ) -> list[str]:
     """Return the graphs with executions, also those without a run that ended."""
@@ -121,28 +121,28 @@ def _active_graphs(
     return sorted(active, key=rank)
 
 
-def _graph(url: str, since: float, graph: str, stats: Json) -> GraphContent:
+def _fetch_graph(url: str, since: float, graph: str, stats: Json) -> GraphContent:
     nodes = fetch("/api/v1/nodes", {"window": str(int(since)), "graph": graph}, url)
     return GraphContent(
         graph=graph,
         stats=stats,
         nodes=[each for each in nodes["nodes"] if each["total_executions"]],
-        runs=_series(url, since, graph, "runs").get("", ()) if stats else (),
-        executions=_series(url, since, graph, "executions", by="node"),
-        p95=_series(url, since, graph, "p95", by="node"),
+        runs=_fetch_series(url, since, graph, "runs").get("", ()) if stats else (),
+        executions=_fetch_series(url, since, graph, "executions", by="node"),
+        p95=_fetch_series(url, since, graph, "p95", by="node"),
     )
 
 
-def _series(
+def _fetch_series(
     url: str, since: float, graph: str, metric: str, **by: str
 ) -> dict[str, Points]:
     """Return the points of a metric, by the name of the series."""
-    step = max(1, round(since / POINTS / FINEST)) * FINEST
+    step = max(1, round(since / POINTS / MIN_STEP_SECONDS)) * MIN_STEP_SECONDS
     query = {"metric": metric, "graph": graph, "start": f"-{int(since)}s", **by}
     result = fetch("/api/v1/query", {**query, "step": str(step)}, url)
     return {each["name"]: each["points"] for each in result["series"]}
 
 
-def _alerts(url: str, alerts: Sequence[Json]) -> Iterator[Json]:
+def _fetch_alerts(url: str, alerts: Sequence[Json]) -> Iterator[Json]:
     for each in alerts:
         yield fetch(f"/api/v1/alerts/{quote(each['id'], safe='')}", url=url)

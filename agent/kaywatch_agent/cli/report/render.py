@@ -58,12 +58,12 @@ def render(content: Content) -> str:
     body = (
         element("h1", "kaywatch report"),
         element("p", f"{period}, by the agent at {content.url}", class_="soft"),
-        *_health(content),
-        *_alerts(content),
-        *_graphs(content),
-        *_failures(content),
-        *_cost(content.llm),
-        *_processes(content),
+        *_render_health(content),
+        *_render_alerts(content),
+        *_render_graphs(content),
+        *_render_failures(content),
+        *_render_cost(content.llm),
+        *_render_processes(content),
         element("p", f"kaywatch {__version__}", class_="soft"),
     )
     page = element("html", element("head", head), element("body", *body), lang="en")
@@ -73,19 +73,19 @@ def render(content: Content) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _rate(value: float | None) -> str | None:
+def _format_rate(value: float | None) -> str | None:
     return None if value is None else percent(value)
 
 
-def _seconds(value: float | None) -> str | None:
+def _format_seconds(value: float | None) -> str | None:
     return None if value is None else quantity(value, "seconds")
 
 
-def _time(value: float | None) -> str | None:
+def _format_time(value: float | None) -> str | None:
     return rfc3339(value) if value else None
 
 
-def _health(content: Content) -> Iterator[Markup]:
+def _render_health(content: Content) -> Iterator[Markup]:
     health, account = content.health, content.completeness["total"]
     status = health["status"]
     level = "good" if status == "healthy" else "bad"
@@ -114,7 +114,7 @@ def _health(content: Content) -> Iterator[Markup]:
         yield element("p", f"{overflow} of too many series: in __other__.")
 
 
-def _alerts(content: Content) -> Iterator[Markup]:
+def _render_alerts(content: Content) -> Iterator[Markup]:
     yield element("h2", "Alerts")
     if content.since > 86_400:
         yield element(
@@ -125,20 +125,20 @@ def _alerts(content: Content) -> Iterator[Markup]:
     if not content.alerts:
         yield element("p", "No alert was active.")
     for each in content.alerts:
-        yield from _alert(each)
+        yield from _render_alert(each)
     if content.alerts_left_out:
         yield element(
             "p", f"Left out: {plural(content.alerts_left_out, 'more alert')}."
         )
 
 
-def _alert(each: Json) -> Iterator[Markup]:
+def _render_alert(each: Json) -> Iterator[Markup]:
     alert, context = each["alert"], each["context"]
     level = "soft" if alert["state"] == "ok" else "bad"
     state = element("span", alert["state"], class_=level)
     yield element("h3", alert["rule"], " · ", state, " · ", alert["severity"])
     yield element("p", alert["summary"])
-    fired, ended = _time(alert["fired"]), _time(alert["ended"])
+    fired, ended = _format_time(alert["fired"]), _format_time(alert["ended"])
     started = f"Fired at {fired}" if fired else "Has not fired"
     end = f", ended at {ended} ({alert['reason']})" if ended else ""
     condition = f" Condition: {alert['condition']}."
@@ -147,55 +147,57 @@ def _alert(each: Json) -> Iterator[Markup]:
     if classes:
         text = ", ".join(f"{name} ({count})" for name, count in classes)
         yield element("p", f"Errors when it fired: {text}")
-    entries = [(_time(entry["time"]), entry["text"]) for entry in each["timeline"]]
+    entries = [
+        (_format_time(entry["time"]), entry["text"]) for entry in each["timeline"]
+    ]
     yield element("ul", *(element("li", f"{at} {text}") for at, text in entries))
 
 
-def _graphs(content: Content) -> Iterator[Markup]:
+def _render_graphs(content: Content) -> Iterator[Markup]:
     yield element("h2", "Graphs and nodes")
     if not content.graphs:
         yield element("p", "Nothing was executed in this period.")
     for each in content.graphs:
-        yield from _graph(each)
+        yield from _render_graph(each)
     if content.graphs_left_out:
         yield element(
             "p", f"Left out: {plural(content.graphs_left_out, 'more graph')}."
         )
 
 
-def _graph(each: GraphContent) -> Iterator[Markup]:
+def _render_graph(each: GraphContent) -> Iterator[Markup]:
     services = ", ".join(sorted({name for n in each.nodes for name in n["services"]}))
     yield element("h3", each.graph or "Outside any graph", " · ", services)
     if each.stats:
         figures = (
             plural(each.stats["total_executions"], "run"),
-            f"success {_rate(each.stats['success_rate']) or '-'}",
-            f"p95 {_seconds(each.stats['p95_execution_time']) or '-'}",
+            f"success {_format_rate(each.stats['success_rate']) or '-'}",
+            f"p95 {_format_seconds(each.stats['p95_execution_time']) or '-'}",
         )
         line = chart("Runs over time", each.runs)
         yield element("p", ", ".join(figures), " ", line)
     head = ("Node", "#Executions", "#Success", "#p50", "#p95", "#Retries")
     yield table(
         (*head, "Executions over time", "p95 over time"),
-        (_node(each, node) for node in each.nodes),
+        (_render_node(each, node) for node in each.nodes),
     )
 
 
-def _node(graph: GraphContent, node: Json) -> tuple[object, ...]:
+def _render_node(graph: GraphContent, node: Json) -> tuple[object, ...]:
     name = node["node"]
     return (
         name,
         node["total_executions"],
-        _rate(node["success_rate"]),
-        _seconds(node["p50_execution_time"]),
-        _seconds(node["p95_execution_time"]),
+        _format_rate(node["success_rate"]),
+        _format_seconds(node["p50_execution_time"]),
+        _format_seconds(node["p95_execution_time"]),
         node["total_retries"],
         chart(f"Executions of {name} over time", graph.executions.get(name, ())),
         chart(f"p95 of {name} over time", graph.p95.get(name, ())),
     )
 
 
-def _failures(content: Content) -> Iterator[Markup]:
+def _render_failures(content: Content) -> Iterator[Markup]:
     failures, matching = content.failures["failures"], content.failures["matching"]
     yield element("h2", "Failures")
     if not failures:
@@ -206,7 +208,7 @@ def _failures(content: Content) -> Iterator[Markup]:
     yield table(
         head,
         (
-            (_time(each["time"]), *(each[key.lower()] for key in head[1:]))
+            (_format_time(each["time"]), *(each[key.lower()] for key in head[1:]))
             for each in failures
         ),
     )
@@ -216,7 +218,7 @@ def _failures(content: Content) -> Iterator[Markup]:
             yield element("pre", each["traceback"])
 
 
-def _cost(llm: Json) -> Iterator[Markup]:
+def _render_cost(llm: Json) -> Iterator[Markup]:
     totals = llm["totals"]
     yield element("h2", "Cost")
     if not totals["calls"]:
@@ -249,7 +251,7 @@ def _cost(llm: Json) -> Iterator[Markup]:
         )
 
 
-def _processes(content: Content) -> Iterator[Markup]:
+def _render_processes(content: Content) -> Iterator[Markup]:
     yield element("h2", "Processes")
     if not content.clients:
         yield element("p", "No process sent data within the last hour.")
@@ -267,7 +269,7 @@ def _processes(content: Content) -> Iterator[Markup]:
                     each["state"],
                     class_="bad" if each["state"] == "died" else "",
                 ),
-                _time(each["since"]),
+                _format_time(each["since"]),
                 None if each["memory_mb"] is None else f"{each['memory_mb']:.0f}",
                 sum(each["dropped"].values()),
             )

@@ -82,9 +82,9 @@ class ViewOptions:
 
     sort: str = "errors"
     reverse: bool = False
-    top: int = 0  # the first row that is shown
-    last: int = 0  # the largest value of it
-    page: int = 1  # rows that page down scrolls
+    first_row: int = 0  # the first row that is shown
+    max_first_row: int = 0  # the largest value of it
+    page_rows: int = 1  # rows that page down scrolls
     help: bool = False
 
 
@@ -156,7 +156,7 @@ def render_screen(
     if not options.help:
         graphs = _render_graphs(display.answers, height // LINES_PER_GRAPH)
         taken = len(head) + sum(_count_lines(part) for part in graphs)
-        options.page = max(1, height - taken - 5)
+        options.page_rows = max(1, height - taken - 5)
         room = max(1, height - taken - 3)
         body = [*graphs, *_render_nodes(display.answers, options, width, room)]
     screen = Layout()
@@ -190,16 +190,16 @@ def _render_head(display: Display) -> list[RenderableType]:
         first.add_column(ratio=1, no_wrap=True)
         first.add_column(no_wrap=True)
         first.add_row(format_agent(display.url, health), Text(clock, "dim"))
-    head = [first, Text("   ").join(_render_vitals(display))]
+    head = [first, Text("   ").join(_render_agent(display))]
     if answers.llm["totals"]["calls"]:
-        head.append(_render_models(answers.llm["totals"]))
+        head.append(_render_llm_costs(answers.llm["totals"]))
     for name, stage in health["stages"].items():
         if stage["problem"]:
             head.append(Text(clean(f"{name}: {stage['problem']}"), "bold red"))
     return [*head, ""]
 
 
-def _render_vitals(display: Display) -> list[Text]:
+def _render_agent(display: Display) -> list[Text]:
     clients, health = display.answers.clients, display.answers.health
     states = [client["state"] for client in clients]
     first = Text(_format_count(states.count("connected"), "client"))
@@ -225,7 +225,7 @@ def _render_vitals(display: Display) -> list[Text]:
     ]
 
 
-def _render_models(totals: Json) -> Text:
+def _render_llm_costs(totals: Json) -> Text:
     unpriced = totals["unpriced_calls"] or totals["calls_without_usage"]
     return Text.assemble(
         f"models: {_format_count(totals['calls'], 'call')}, ",
@@ -294,10 +294,10 @@ def _render_nodes(
 ) -> list[RenderableType]:
     """Return the title, and a table of at most `height` nodes."""
     rows = _sort_rows(node_rows(answers), options)
-    options.last = max(0, len(rows) - height)
-    options.top = min(options.top, options.last)
-    shown = rows[options.top : options.top + height]
-    title = _render_title(answers, options.top, len(shown), len(rows))
+    options.max_first_row = max(0, len(rows) - height)
+    options.first_row = min(options.first_row, options.max_first_row)
+    shown = rows[options.first_row : options.first_row + height]
+    title = _render_title(answers, options.first_row, len(shown), len(rows))
     if not rows:
         return [title, "Nothing ran." if answers.clients else "No client yet."]
     cells = [_render_cells(row) for row in shown]

@@ -107,7 +107,7 @@ def fetch_answers(url: str, query: Query) -> Answers:
         graphs=fetch_graphs(url, windowed),
         runs=fetch("/api/v1/runs", {**windowed, "limit": 1}, url)["in_progress"],
         nodes=fetch_nodes(url, windowed),
-        costs={_place(one): one["cost_usd"] for one in llm["nodes"]},
+        costs={_node_place(one): one["cost_usd"] for one in llm["nodes"]},
         llm=llm,
         failures=fetch("/api/v1/failures", {**filters, "limit": MAX_FAILURES}, url)[
             "failures"
@@ -117,10 +117,10 @@ def fetch_answers(url: str, query: Query) -> Answers:
 
 def node_rows(answers: Answers) -> list[NodeRow]:
     """Return a row for each node that ran in the window, or is in flight."""
-    flights = _group_flights(answers)
+    in_flight = _group_in_flight(answers)
     # The agent lists the newest first; here it is the last, and stays.
     failures = {
-        _place(failure): failure
+        _node_place(failure): failure
         for failure in reversed(answers.failures)
         if failure["outcome"] != "ok"  # answered by a retry
     }
@@ -128,10 +128,10 @@ def node_rows(answers: Answers) -> list[NodeRow]:
     active = (place for place, node in nodes.items() if node["total_executions"])
     return [
         _make_row(
-            *(answers, place, nodes.get(place, {}), flights.get(place, [])),
+            *(answers, place, nodes.get(place, {}), in_flight.get(place, [])),
             *(failures.get(place, {}), answers.costs.get(place)),
         )
-        for place in dict.fromkeys([*active, *flights])
+        for place in dict.fromkeys([*active, *in_flight])
         if not answers.query.nodes or place[2] in answers.query.nodes
     ]
 
@@ -149,14 +149,14 @@ def _make_row(
     answers: Answers,
     place: NodePlace,
     node: Json,
-    flights: list[Json],
+    in_flight: list[Json],
     failure: Json,
     cost: float | None,
 ) -> NodeRow:
     now = answers.health["timestamp"]
     service, graph, name = place
     executions = node.get("total_executions", 0)
-    ages = [max(0.0, now - f["start"]) for f in flights if f["start"]]
+    ages = [max(0.0, now - f["start"]) for f in in_flight if f["start"]]
     failed = failure.get("time")
     return NodeRow(
         node=clean(name),
@@ -171,28 +171,30 @@ def _make_row(
         retries=node.get("total_retries", 0),
         p50=node.get("p50_execution_time"),
         p95=node.get("p95_execution_time"),
-        in_flight=len(flights),
+        in_flight=len(in_flight),
         oldest=max(ages, default=None),
         cost=cost,
         failure=clean(failure.get("type", "")),
         failed_ago=None if failed is None else max(0.0, time.time() - failed),
         stuck=any(
-            "stuck" in run["trouble"] for run in answers.runs if _place(run) == place
+            "stuck" in run["trouble"]
+            for run in answers.runs
+            if _node_place(run) == place
         ),
     )
 
 
-def _place(row: Json) -> NodePlace:
+def _node_place(row: Json) -> NodePlace:
     return row["service"], row["graph"], row["node"]
 
 
-def _group_flights(answers: Answers) -> dict[NodePlace, list[Json]]:
+def _group_in_flight(answers: Answers) -> dict[NodePlace, list[Json]]:
     """Return the executions in flight by place, without those of dead processes."""
-    flights: dict[NodePlace, list[Json]] = {}
+    in_flight: dict[NodePlace, list[Json]] = {}
     for client in answers.clients:
         if client["state"] in ("connected", "disconnected"):
             for flight in client["in_flight"]:
                 if answers.query.graph in (None, flight["graph"]):
                     place = (client["service"], flight["graph"], flight["node"])
-                    flights.setdefault(place, []).append(flight)
-    return flights
+                    in_flight.setdefault(place, []).append(flight)
+    return in_flight

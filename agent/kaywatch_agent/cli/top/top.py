@@ -102,11 +102,11 @@ def _handle(key: str, options: ViewOptions, poller: _Poller) -> None:
     elif key in SORT_KEYS:
         sort = SORT_KEYS[key]
         options.reverse = options.sort == sort and not options.reverse
-        options.sort, options.top = sort, 0
+        options.sort, options.first_row = sort, 0
     elif key in _SCROLLS:
         rows, pages = _SCROLLS[key]
-        top = options.top + rows + pages * options.page
-        options.top = max(0, min(top, options.last))
+        top = options.first_row + rows + pages * options.page_rows
+        options.first_row = max(0, min(top, options.max_first_row))
     elif key in ("w", "W"):
         poller.change_window(1 if key == "w" else -1)
 

@@ -26,7 +26,9 @@ from kaywatch_agent.units import parse_duration, rfc3339
 __all__ = ["AlertmanagerSender", "render", "safe_name"]
 
 BATCH: Final = 256  # the batch size of Prometheus
-LIFETIMES: Final = 4  # intervals after which an alert ends that is not sent again
+LIFETIME_INTERVALS: Final = (
+    4  # intervals after which an alert ends that is not sent again
+)
 
 # A rejected alert is sent again after this time: it may have changed.
 REJECTED_SECONDS: Final = 600.0
@@ -103,15 +105,18 @@ class AlertmanagerSender:
         self._rejected = {k: at for k, at in self._rejected.items() if at > now}
         alerts = self._alerts(self.name)
         rendered = [
-            (alert.fingerprint, render(self._shown(alert), now, self.interval))
-            for alert in [*alerts, *self._labels.ended(alerts, now)]
+            (
+                alert.fingerprint,
+                render(self._without_hidden_texts(alert), now, self.interval),
+            )
+            for alert in [*alerts, *self._labels.previous_forms(alerts, now)]
         ]
         if not rendered and not any(self.errors.values()):
             return
         await asyncio.gather(*(self._send_all(url, rendered) for url in self.errors))
         self._attempted = True
 
-    def _shown(self, alert: AlertDetails) -> AlertDetails:
+    def _without_hidden_texts(self, alert: AlertDetails) -> AlertDetails:
         return (
             alert if self._config.error_text else formatting.without_error_texts(alert)
         )
@@ -185,7 +190,9 @@ class _LabelHistory:
         self._last: dict[str, AlertDetails] = {}  # by dedup key
         self._ended: dict[str, AlertDetails] = {}  # by fingerprint
 
-    def ended(self, alerts: Sequence[AlertDetails], now: float) -> list[AlertDetails]:
+    def previous_forms(
+        self, alerts: Sequence[AlertDetails], now: float
+    ) -> list[AlertDetails]:
         """Return the previous forms of alerts, ended, for as long as they are sent."""
         current = {alert.fingerprint for alert in alerts}
         for alert in alerts:
@@ -216,7 +223,7 @@ def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:
         "description": "\n".join(f"{name}: {text}" for name, text in facts),
         "runbook_url": alert.runbook_url,
     }
-    expires = now + LIFETIMES * interval
+    expires = now + LIFETIME_INTERVALS * interval
     body = {
         "labels": {safe_name(k): v for k, v in alert.all_labels.items() if v},
         "annotations": {k: v for k, v in annotations.items() if v},

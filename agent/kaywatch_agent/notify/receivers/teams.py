@@ -95,7 +95,9 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
     else:
         links = appearance.shared_links(notification)
         blocks = [_item(each, links, now) for each in notification.alerts]
-        items = _fitting(blocks, MAX_CARD - _size(_message(body, links)) - MAX_TEXT)
+        items = _take_fitting(
+            blocks, MAX_CARD - _size(_message(body, links)) - MAX_TEXT
+        )
         left_out = notification.left_out + len(blocks) - len(items)
     ending = [
         f"+{left_out} more" if left_out else "",
@@ -146,7 +148,7 @@ def _fit(body: list[Element], items: list[Element], links: Links) -> dict[str, A
     return _message([*body, *items], links)
 
 
-def _fitting(blocks: Sequence[Element], limit: int) -> list[Element]:
+def _take_fitting(blocks: Sequence[Element], limit: int) -> list[Element]:
     """Return the blocks for which there is space."""
     result = []
     for block in blocks:

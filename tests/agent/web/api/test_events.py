@@ -86,7 +86,7 @@ def fill(served: Served) -> None:
         recorder.series("checkout", "load").record(0.25)
         pay = recorder.series("checkout", "pay").record
         pay(1.5, Outcome.ERROR, 3, "", ("KeyError", "exec"))
-        recorder.failed(
+        recorder.add_failure(
             Failure(
                 time.time(),
                 *("checkout", "pay", "KeyError", "no card", "exec"),

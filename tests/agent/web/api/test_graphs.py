@@ -170,7 +170,7 @@ WIRING = Topology(
 
 def test_nodes_that_never_ran_and_the_actions_that_there_are(served: Served) -> None:
     with served.recording("one") as recorder:
-        recorder.wired(WIRING)
+        recorder.add_topology(WIRING)
         recorder.series("g", "ask").record(0.1)
         recorder.series("g", "search").record(0.1, Outcome.CANCELLED)
         for node in ("ask", "answer", "elsewhere"):
@@ -195,7 +195,7 @@ def test_nodes_that_never_ran_and_the_actions_that_there_are(served: Served) -> 
 
 def test_the_overflow_node_may_be_any_node_that_never_ran(served: Served) -> None:
     with served.recording("one") as recorder:
-        recorder.wired(WIRING)
+        recorder.add_topology(WIRING)
         recorder.series("g", "__other__").record(0.1)
 
     assert served.graph("g")["never_run"] is None

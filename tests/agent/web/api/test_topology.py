@@ -29,7 +29,7 @@ WIRING = Topology(
 def loops() -> Any:
     with serving() as served:
         with served.recording("shop") as recorder:
-            recorder.wired(WIRING)
+            recorder.add_topology(WIRING)
             decide = recorder.series("agent", "decide").record
             for _ in range(3):
                 decide(0.5, Outcome.OK, 1, "search")

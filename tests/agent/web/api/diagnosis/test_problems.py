@@ -178,7 +178,9 @@ def test_the_most_frequent_errors_are_named_whatever_failed_last(
 def test_dead_ends_and_nodes_that_are_never_reached(watched: Served) -> None:
     with watched.recording("shop") as recorder:
         wiring = (("ask", "yes", "answer"), ("ask", "later", "call"))
-        recorder.wired(Topology("chat", "ask", ("ask", "answer", "call"), wiring))
+        recorder.add_topology(
+            Topology("chat", "ask", ("ask", "answer", "call"), wiring)
+        )
         for number in range(120):
             is_lost = number % 10 == 0
             recorder.series("chat", "ask").record(

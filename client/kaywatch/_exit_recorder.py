@@ -9,14 +9,14 @@ from weakref import WeakSet
 
 from kaywatch._process import process
 
-__all__ = ["Unfinished"]
+__all__ = ["ExitRecorder"]
 
 T = TypeVar("T")
 
 MAX_TRIES: Final = 1000  # as many as asyncio.all_tasks makes
 
 
-class Unfinished(Generic[T]):
+class ExitRecorder(Generic[T]):
     """Objects to record before the process ends, if the application still has them.
 
     Args:
