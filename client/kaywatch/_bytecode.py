@@ -52,7 +52,7 @@ class Instruction:
 
     @property
     def size(self) -> int:
-        """The number of its code units, including prefixes and caches."""
+        """The number of code units, including prefixes and caches."""
         # Nearly all arguments are a byte, and this is called several times for each.
         if self.arg < 256:
             return 1 + self.caches

@@ -1,7 +1,8 @@
-"""What finalizers and signal handlers record while they interrupt the client's import.
+"""Keeps the calls of finalizers and signal handlers that interrupt the client's import.
 
-They run within the import, so they can neither wait for it nor use its result. Their
-calls are noted, and repeated after it. This module imports nothing that takes time.
+These functions run within the import, so they can neither wait for it nor use its
+result. Their calls are kept, and repeated after the import. This module imports nothing
+that takes time.
 """
 
 import sys
@@ -18,7 +19,7 @@ _calls: "list[tuple[str, tuple[Any, ...], dict[str, Any]]]" = []
 
 
 def stand_in(name: str) -> object:
-    """Return what notes the calls of a public name; None for names without one."""
+    """Return a stand-in for a public function; None for other names."""
     if name == "execution":
         return EarlyExecution
     if name not in ("count", "gauge", "observe", "record_llm"):
@@ -27,7 +28,7 @@ def stand_in(name: str) -> object:
 
 
 def repeat_calls() -> None:
-    """Record what was noted."""
+    """Repeat the calls that were kept."""
     while _calls:
         try:
             name, args, kwargs = _calls.pop(0)
@@ -38,12 +39,12 @@ def repeat_calls() -> None:
 
 
 def _public(name: str) -> "Any":
-    """Return a public name. No import: the package imports this module."""
+    """Return a public function, without an import: the package imports this module."""
     return getattr(sys.modules["kaywatch"], name)
 
 
 class EarlyExecution:
-    """Notes the executions of `kaywatch.execution`.
+    """A stand-in for `kaywatch.execution` that keeps the executions.
 
     Args:
         graph: the graph's name.

@@ -1,4 +1,4 @@
-"""Records the executions and calls that are in progress when the process ends."""
+"""Records executions and calls that are still in progress when the process ends."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MAX_TRIES: Final = 1000  # as many as asyncio.all_tasks makes
 
 
 class ExitRecorder(Generic[T]):
-    """Objects to record before the process ends, if the application still has them.
+    """Records objects before the process ends, if the application still refers to them.
 
     Args:
-        finish: records one of them.
+        finish: records an object.
     """
 
     def __init__(self, finish: Callable[[T], object]) -> None:
         self._finish = finish
         self._objects: WeakSet[T] = WeakSet()
         process.before_exit.append(self._finish_all)
-        os.register_at_fork(after_in_child=self._objects.clear)  # the parent's
+        os.register_at_fork(after_in_child=self._objects.clear)  # the parent's objects
 
     def add(self, one: T) -> None:
-        """Add one that has started."""
+        """Add an object that has started."""
         self._objects.add(one)
         if process.sender is None:
             process.on_pressure()  # before the first event: the process may end now

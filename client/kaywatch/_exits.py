@@ -1,10 +1,10 @@
 """Calls back shortly before this process ends in an orderly way.
 
-Strategy: `atexit` covers a return, `sys.exit` and an unhandled exception. For
-the other orderly ends Python has no hook, so the functions that cause them are wrapped:
-children of multiprocessing, billiard and RQ end with `os._exit`, reloaders replace the
-process with `os.exec*`, and uvicorn sends the signal that stopped it to itself once
-more. `kaywatch._send.self_pipe` covers a SIGTERM from outside.
+Strategy: `atexit` covers a return, `sys.exit` and an unhandled exception. Python has no
+hook for the other orderly ends, so the functions that cause them are wrapped: children
+of multiprocessing, billiard and RQ end with `os._exit`, reloaders replace the process
+with `os.exec*`, and uvicorn sends the signal that stopped it to itself once more.
+`kaywatch._send.self_pipe` covers a SIGTERM from outside.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["call_before_exit"]
 
 Callback = Callable[[], object]
 
-# Signals whose default action ends the process, and that ask it to stop. Those of
-# crashes, such as SIGABRT, and SIGKILL are no orderly end.
+# Signals that request an end of the process, and end it by default. Signals of crashes,
+# such as SIGABRT, and SIGKILL do not lead to an orderly end.
 STOP_SIGNALS: Final = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 )
@@ -52,7 +52,7 @@ def _wrap(
             callback()
         return original(*args, **kwargs)
 
-    # Also where pickle looks it up.
+    # The attribute is replaced where pickle looks it up, too.
     for owner in (module, sys.modules[original.__module__]):
         setattr(owner, name, call)
 

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["call_after_return", "process_started"]
 
-MAX_TRIES: Final = 10_000  # other libraries' fork hooks may take their time
+MAX_TRIES: Final = 10_000  # calls from within the fork hooks of other libraries
 
 _pending_calls: Final[dict[int, object]] = {}
 
 
 def call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
-    """Call as soon as the C function that `frame` of the main thread is in returns.
+    """Call `call()` once the C function returns that `frame` has called.
 
-    For `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
-    warn if there is more than one. Without ctypes, the next event starts the thread.
+    The frame is one of the main thread. This delays the start of a thread after
+    `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
+    warn if there is more than one. Without ctypes, `call` is not called, and the next
+    event starts the thread.
     """
     tries = itertools.count()
 
@@ -49,8 +51,8 @@ def call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
 def process_started() -> float:
     """Return the latest time at which this process can have been forked, as Unix time.
 
-    The kernel knows the start to a clock tick, 10 ms. The CPU time used since is exact,
-    so a process that has only computed so far started that long ago.
+    The kernel reports the start with a precision of a clock tick, 10 ms. The CPU time
+    used since the start is exact, and is less than the age of the process.
     """
     now, used = time.time(), time.process_time()
     with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):

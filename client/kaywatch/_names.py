@@ -5,7 +5,7 @@ limits on names, and then other nodes are counted under `__other__`, too.
 
 Strategy: a part that can only be an id, such as a UUID, a hash or a time, is replaced
 at once. Numbers are also in names such as `step1` and `gpt-4`, so they are replaced
-once a graph has more than 500 names that differ in nothing else.
+only if a graph has more than 500 names that differ in numbers alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final
 __all__ = ["NameFolder"]
 
 MAX_SIBLINGS: Final = 500  # names that differ only in their numbers
-MAX_NAMES: Final = 10_000  # remembered; later ones are matched each time
+MAX_NAMES: Final = 10_000  # cached; later names are matched each time
 MAX_FAMILIES: Final = 2_000
 MAX_LOGGED: Final = 20
 
 WILDCARD: Final = "*"
 
-# Scopes beside those of graphs, each of which has the graph's name.
+# The scope of a node's name is the name of its graph. These are the other scopes.
 GRAPHS: Final = ""
 ACTIONS: Final = "(actions)"
 METRICS: Final = "(metrics)"
@@ -75,8 +75,8 @@ class NameFolder:
     """The names of the graphs, nodes, actions and metrics of one process.
 
     Attributes:
-        patterns: what names were folded into, as (scope, pattern). The scope of nodes
-            is their graph's name.
+        patterns: the patterns that replaced names, as (scope, pattern). The scope of a
+            node's name is the name of its graph.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class NameFolder:
         return pattern
 
     def _note(self, graph: str, name: str, pattern: str) -> None:
-        """Log a pattern when it is used first."""
+        """Log a pattern at its first use."""
         key = graph, pattern
         if key in self.patterns or len(self.patterns) >= MAX_FAMILIES:
             return

@@ -8,7 +8,7 @@ collector tracks, and the sender can take whole columns out by slicing with a st
 
 Most events have the same value in most of their fields: no error, one attempt. Such
 events have lists of their own without those fields, and the packer adds the columns.
-Nor is anything computed on the application's thread: a node's visit is recorded as
+Nothing is computed on the application's thread, either: a node's visit is recorded as
 readings of the clock, which the packer subtracts.
 
 The one check on the hot path compares the list's length with its watermark: a batch's
@@ -39,8 +39,8 @@ from kaywatch.wire import (
 
 __all__ = ["VISIT_FIELDS", "EventBuffer", "EventBuffers"]
 
-# Of a node's visit that ended well, at its first attempt. The times are those of
-# `time.perf_counter`; `exec_started` and `exec_ended` are those of `_exec`.
+# The fields of a node's visit that succeeded at the first attempt. The times are those
+# of `time.perf_counter`; `exec_started` and `exec_ended` are those of `_exec`.
 VISIT_FIELDS: Final = (
     "series",
     "ended",
@@ -49,7 +49,8 @@ VISIT_FIELDS: Final = (
     "exec_ended",
     "action",
 )
-# Of an execution that ended well, at its first attempt, with the default action.
+# The fields of an execution that succeeded at the first attempt with the default
+# action.
 PLAIN_FIELDS: Final = ("series", "end", "seconds")
 
 # A full batch wakes the sender; events beyond forty batches are dropped. At 80 to 200
@@ -64,14 +65,14 @@ class EventBuffer:
     """The events of one kind that wait for the sender.
 
     Args:
-        section: where they go in a batch.
+        section: the section of a batch that contains the events.
         columns: their columns on the wire, with the typecodes.
         wake: starts the sender, or wakes it.
         is_sending: whether a sender runs in this process.
         on_first: called before the first event after a flush.
-        fields: what is recorded of an event; by default a value for each column. The
-            second one is the time.
-        clock: the clock of that time.
+        fields: the fields recorded for each event, by default one for each column. The
+            second field is the time.
+        clock: the clock that this time is read from.
 
     Attributes:
         flat: the fields of all events. It stays the same list.
@@ -105,7 +106,7 @@ class EventBuffer:
 
     @property
     def is_open(self) -> bool:
-        """Whether a sender ran when it was last looked for."""
+        """Whether a sender was running at the last check."""
         return len(self.watermark) == 1
 
     @property

@@ -52,7 +52,7 @@ class Process:
         self._hooked = False
         self._reached = False  # an agent answered before the fork
         self._warned = False
-        self._late_until = math.inf  # when the last exit handlers get no more time
+        self._late_until = math.inf  # the deadline of the last exit handlers
 
     def configure(
         self,
@@ -189,7 +189,8 @@ class Process:
     def end_last(self) -> None:
         """End before exit handlers that were registered before kaywatch was imported.
 
-        What they record is sent at once, for at most `exit_timeout` seconds in total.
+        Events that these handlers record are sent at once, for at most `exit_timeout`
+        seconds in total.
         """
         self.end()
         self._late_until = time.monotonic() + self.settings.exit_timeout

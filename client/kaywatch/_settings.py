@@ -74,7 +74,7 @@ def settings_from_environment() -> Settings:
     if failures not in FAILURES:
         allowed = " or ".join(FAILURES)
         warn("KAYWATCH_FAILURES=%s: expected %s; using type", failures, allowed)
-        failures = "type"  # the option that reveals least
+        failures = "type"  # the value that records least
     return Settings(
         enabled=collect not in _OFF,
         endpoint=os.environ.get("KAYWATCH_ENDPOINT") or None,

@@ -1,4 +1,4 @@
-"""What a recorder collects beside events: numbered names, and revisited nodes."""
+"""The tables of a recorder: numbered names, and revisited nodes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_REVISITS: Final = 2 * MAX_SERIES
 
 
 class NumberedTable(Generic[K, V]):
-    """Objects made by key, each with the number that it has in the table on the wire.
+    """Objects by key, each with its number in the table of a batch.
 
     Attributes:
-        keys: by number, from 0 without gaps.
-        made: by key.
-        folded: keys that exceeded the limit.
+        keys: the keys by number, from 0 without gaps.
+        objects: the objects by key.
+        folded: the number of keys beyond the limit.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Revisits:
     """The nodes that ended runs visited more than once, until a batch takes them.
 
     Attributes:
-        left_out: entries that exceeded the limit.
+        left_out: the number of entries beyond the limit.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Revisits:
         self._most: dict[tuple[str, str], int] = {}  # the most visits in `_nodes`
 
     def add(self, graph: str, counts: Mapping[str, int]) -> None:
-        """Keep the visits of a run that ended, where they exceed those kept before.
+        """Add the visits of a run that ended, where they exceed those of earlier runs.
 
         Two threads may both add an entry for a node; the larger one counts.
         """

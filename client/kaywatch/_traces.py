@@ -11,7 +11,7 @@ _modules: Final = sys.modules
 
 
 def current_trace_id() -> str:
-    """Return the id of the trace that the caller is in; empty without a trace.
+    """Return the id of the caller's current trace; empty without a trace.
 
     It has 32 hexadecimal digits, as in `traceparent` (W3C Trace Context). kaywatch does
     not import OpenTelemetry: an application that has a trace already did.

@@ -39,14 +39,14 @@ MAX_WARNINGS: Final = 100
 
 log = logging.getLogger("kaywatch")
 
-# Not by a mark on the wrapper, which `functools.wraps` would copy from our wrapper to
-# the application's own around it.
+# Wrappers are recognized by this set and not by an attribute, because the application
+# may wrap a wrapper, and `functools.wraps` copies attributes.
 _wrappers: Final[weakref.WeakSet[FunctionType]] = weakref.WeakSet()
 _warned: Final[set[str]] = set()
 
 
 def warn_once(subject: str, problem: str = "can't be recorded") -> None:
-    """Log the error of our own that is being handled, once for each subject."""
+    """Log the current exception of kaywatch itself, once for each subject."""
     if subject not in _warned and len(_warned) < MAX_WARNINGS:
         _warned.add(subject)
         log.warning("%s %s", subject, problem, exc_info=sys.exception())
@@ -75,7 +75,7 @@ def second_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[1] if len(args) > 1 else next(reversed(kwargs.values()), None)
 
 
-# The index of the parameter that a hook picks.
+# The index of the parameter that each `pick` returns.
 _PARAMETERS: Final[dict[object, int]] = {first_argument: 1, second_argument: 2}
 
 
@@ -91,7 +91,7 @@ class Hooks(NamedTuple, Generic[S]):
             `leave`, or None if the call is not to be observed.
         leave: receives that state, the result, and the exception that left the call,
             if any. Neither hook may raise an Exception.
-        pick: returns the argument for `enter` from those of the call.
+        pick: returns the argument for `enter` from the arguments of the call.
         gate: while this container is empty, a wrapper may skip `enter`, and `leave`
             unless there is an error. The state is then the object.
         only_none: a wrapper may call `leave` only if the call returns None.

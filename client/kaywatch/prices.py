@@ -166,7 +166,7 @@ def find(model: str) -> Price | None:
 
 
 def use(prices: object) -> None:
-    """Use prices given in code, in place of those given before.
+    """Use the prices given in code, which replace prices given earlier.
 
     Args:
         prices: a mapping of models' names, or a file's path.

@@ -31,7 +31,7 @@ OTHER: Final = "__other__"
 
 # Failures whose details are kept between two batches; all failures are counted.
 MAX_FAILURES: Final = 100
-MAX_RETRIED: Final = 50  # the others are for failures that no retry answered
+MAX_RETRIED: Final = 50  # the rest is reserved for other failures
 
 ErrorKey = tuple[str, str]  # (exception's type, phase)
 Labels = tuple[tuple[str, str], ...]
@@ -66,9 +66,9 @@ class Failure(NamedTuple):
     traceback: str = ""
     seconds: float = 0.0  # its duration, 0.0 if it has not ended
     run_start: float = 0.0  # Unix seconds, 0.0 without a run
-    visits: int = 0  # made by the run, with this one
+    visits: int = 0  # the number of visits in the run, including this one
     path: tuple[str, ...] = ()  # the nodes that the run visited, including this one
-    path_visits: tuple[int, ...] = ()  # of each of them; empty if once each
+    path_visits: tuple[int, ...] = ()  # by node of `path`; empty if once each
     trace_id: str = ""  # of the application's trace; empty without one
 
 
@@ -79,12 +79,12 @@ class ExecutionInFlight(NamedTuple):
     node: str
     started: float  # Unix seconds
     run: int  # its number, 0 for none
-    visits: int  # made by the run before this one
+    visits: int  # the number of visits in the run before this one
     run_started: float  # Unix seconds, 0.0 without a run
     failed_attempts: int  # calls of `exec` in its run that failed in a row up to now
     cost_usd: float = 0.0  # of the LLM calls of its run up to now, as far as known
     tokens: float = 0.0  # of these calls
-    unpriced_tokens: float = 0.0  # of the calls without a price
+    unpriced_tokens: float = 0.0  # the tokens of calls without a price
     trace_id: str = ""  # of the application's trace in which its run started
 
 
@@ -139,8 +139,8 @@ class Series:
         number: its number in the table, for the visits in `Recorder.pending`.
         record: `record(seconds, outcome=0, attempts=1, action="default", error=None)`
             records one execution that ends now. Never raises, blocks or does I/O.
-        record_plain: `record_plain(seconds)` does the same with those defaults, for
-            less.
+        record_plain: `record_plain(seconds)` does the same with these defaults, and
+            takes less time.
     """
 
     __slots__ = ("graph", "node", "number", "points", "record", "record_plain")
@@ -277,7 +277,7 @@ class Recorder:
         self.pending.runs.record(end)
 
     def ensure_sender(self) -> None:
-        """Start a sender if none runs: what begins may hang before its first event."""
+        """Start a sender if none runs, since a run may hang before its first event."""
         executions = self.pending.executions
         # As `is_open`, which would be another call for every run.
         if len(executions.watermark) != 1:
@@ -290,7 +290,7 @@ class Recorder:
         self._on_failure()
 
     def add_retried_failure(self, failure: Failure) -> None:
-        """Keep the details of an error that a retry answered, if there is much room."""
+        """Keep the details of a retried error, if there is enough room."""
         if len(self.failures) < MAX_RETRIED:
             self.failures.append(failure)
         executions = self.pending.executions

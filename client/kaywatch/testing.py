@@ -115,7 +115,7 @@ class RunEnd(NamedTuple):
 class MemoryTransport:
     """An agent in memory that acknowledges and keeps all messages.
 
-    `capture` uses it. For tests of a transport:
+    `capture` uses it. Use it directly for tests of a transport.
 
     Example:
         received = []

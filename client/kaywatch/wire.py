@@ -328,13 +328,13 @@ def captured(
     missed: int = 0,
     agent: str = "",
 ) -> bytes:
-    """Encode one copy for an observer that asked for it with `capture`.
+    """Encode one copy of a message for a peer that requested copies with `capture`.
 
     Args:
         at: when the message arrived, in Unix seconds.
         connection: the number of its connection; None in a note about the capture.
         message: the message as received; None when the connection has ended.
-        missed: copies left out so far because the observer reads too slowly.
+        missed: copies left out so far because the peer reads too slowly.
         agent: the agent's version.
     """
     return _message(

@@ -73,7 +73,7 @@ def test_a_real_collector_forwards_the_canary(tmp_path: Path, temporality: str) 
         (partial(1, "no histograms"), "problem", "1 of the canary's 2 points"),
         (partial(2, ""), "problem", "the collector gave no reason"),
         (partial(0, "use delta"), "warning", "with a warning: use delta"),
-        (Reply(200, "<html>welcome"), "problem", "not one of OTLP"),
+        (Reply(200, "<html>welcome"), "problem", "not an OTLP response"),
         (Reply(400, "\x12\x03no!", PROTOBUF), "problem", "HTTP 400: no!"),
         (Reply(400, "x sent to an HTTPS server"), "problem", "use https://"),
         (Reply(401, "who?"), "problem", "check bearer_token"),

@@ -1,1 +1,1 @@
-"""Records what clients send to an agent, and replays it: bug reports and load tests."""
+"""Records and replays the messages of clients, for bug reports and load tests."""

@@ -93,7 +93,8 @@ class CaptureWriter:
             self._file = os.fdopen(os.open(path, flags, 0o600), "wb", BUFFER_BYTES)
         self._stream: IO[bytes] | gzip.GzipFile = self._file
         if path.name.endswith(".gz"):
-            # Without a name: gzip would store it in a file that may be sent to others.
+            # No name is passed, because gzip would store it in the file, which may be
+            # sent to others.
             self._stream = gzip.GzipFile("", "wb", GZIP_LEVEL, self._file)
         try:
             with self._errors():
@@ -187,7 +188,7 @@ class CaptureReader:
             raise CaptureError(f"{path}: {error.strerror}") from None
         self._stream: IO[bytes] | _Decompressor = self._file
         try:
-            # Decided by the content, because the file may have been renamed.
+            # The content decides, because the file may have been renamed.
             if self._file.peek(2).startswith(_GZIP):
                 self._stream = _Decompressor(self._file)
             self.header = self._read_header()
@@ -246,7 +247,7 @@ class CaptureReader:
 
     def _read_frame(self) -> bytes:
         (size,) = _LENGTH.unpack(self._read_exactly(_LENGTH.size))
-        # Before reading: a damaged length could ask for 4 GB.
+        # Checked before reading, because a damaged length could be 4 GB.
         if size > MAX_RECORD:
             raise ValueError(f"a record has {size} bytes; at most {MAX_RECORD}")
         return self._read_exactly(size)

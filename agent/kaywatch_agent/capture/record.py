@@ -47,7 +47,7 @@ class CaptureProgress(NamedTuple):
         size: the size of the file in bytes.
         missed: messages that the agent left out because the capture was too slow.
         unredacted: messages left out because they could not be redacted.
-        seconds: since the start.
+        seconds: the time since the start.
         problem: why the capture ended early; empty if it did not.
     """
 
@@ -75,7 +75,7 @@ def record(
     Args:
         path: the file to write.
         endpoint: the path of the agent's socket.
-        seconds: when to end; None for never.
+        seconds: the time after which to end; None for no limit.
         max_size: the size of the file in bytes at which to end.
         redact: whether to replace texts that may hold user data.
         force: whether to overwrite an existing file.

@@ -1,7 +1,7 @@
 """Sends the messages of a capture to an agent, as the captured clients did.
 
-Strategy: one task sends all messages in the captured order, each over the connection
-that stands for the captured one. One task per connection reads the replies. If a client
+Strategy: one task sends all messages in the captured order, each over a connection that
+corresponds to the captured one. One task per connection reads the replies. If a client
 continues over another connection, sending waits until its earlier batches are
 acknowledged, because they could arrive out of order. The bytes that await
 acknowledgement are bounded.
@@ -44,17 +44,17 @@ class ReplayProgress:
 
     Attributes:
         messages: sent messages.
-        events: in these messages.
+        events: the events in these messages.
         acknowledged: events of batches that the agent has committed.
         connections: opened connections.
         clients: client ids used.
-        unusable: messages of the capture that no agent would accept.
+        unusable: malformed messages of the capture, which were not sent.
         errors: the agent's errors by code.
-        texts: the text of the first error of each code.
+        error_texts: the text of the first error of each code.
         refused: batches that the agent rejected.
-        slow: how often the agent asked for less data.
-        behind: the largest delay of a message, in seconds.
-        seconds: since the start.
+        slow_requests: how often the agent asked for less data.
+        max_delay: the largest delay of a message, in seconds.
+        seconds: the time since the start.
     """
 
     messages: int = 0

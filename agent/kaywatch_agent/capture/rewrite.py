@@ -3,7 +3,7 @@
 Each client id is replaced by a hash of itself and the replay's salt, so that the agent
 does not take a replay for duplicates of the capture or of another replay. Sequence
 numbers stay. A batch without a number gets a client and a number of its own, so that it
-is acknowledged like the others. Pure.
+is acknowledged like the others. This module does no I/O.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MessageRewriter:
 
     def __init__(self, salt: bytes) -> None:
         self._salt = salt
-        self._last_seq: dict[bytes, int] = {}  # of clients that send no numbers
+        self._last_seq: dict[bytes, int] = {}  # for clients that send none
         self._recorded_before: dict[bytes, int] = {}
 
     def rewrite(
@@ -76,8 +76,8 @@ class MessageRewriter:
 
         Args:
             encoded: the message as captured.
-            connection: the number of the connection that it came by.
-            shift: seconds to add to its times.
+            connection: the number of the connection that carried the message.
+            shift: seconds to add to the times in the message.
         """
         try:
             message: dict[str, Any] = _decode(encoded)
@@ -130,7 +130,8 @@ class MessageRewriter:
             if envelope.seq != 1:
                 before = envelope.recorded - events - sum(envelope.drops.values())
             self._recorded_before[envelope.client] = before = max(0, before)
-        # A message may claim less than it contains; a negative count would be refused.
+        # `recorded` may be less than the number of events in the message. A negative
+        # result would be rejected.
         return max(0, envelope.recorded - before)
 
 

@@ -40,7 +40,7 @@ class CaptureSummary(msgspec.Struct):
         messages: the number of messages by type.
         bytes: of all messages.
         services: what each service sent, by name.
-        missed: messages that the capture did not record.
+        missed: the number of messages that the capture did not record.
         problem: why the file could not be read to its end; empty if it could.
     """
 

@@ -1,12 +1,12 @@
 """Limit the rate of batches by asking clients for a longer flush interval.
 
-A batch costs the agent some 20 us whatever its size, and an event 0.07 us. Many small
-batches are therefore expensive: from thousands of processes, or from one that sends
-each event on its own. No events are rejected. Connections are read fairly, so a client
-that floods the agent delays the others by at most one read.
+A batch costs the agent about 20 us, regardless of its size, and an event 0.07 us. Many
+small batches are therefore expensive, whether thousands of processes send them or one
+process that sends each event separately. No events are rejected. Connections are read
+fairly, so a client that floods the agent delays the others by at most one read.
 
-The interval grows with the number of clients. Clients whose nodes failed lately get a
-shorter one, as long as they are few.
+The interval grows with the number of clients. Clients whose nodes failed recently get a
+shorter interval, unless there are too many of them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Final
 
 __all__ = ["FlowControl"]
 
-# Some 2 % of a core. With more clients, each sends less often than once a second.
+# The target rate of all clients together, which takes about 2 % of a core. With more
+# clients than that, each sends less often than once a second.
 BATCHES_PER_SECOND: Final = 1_000
-MIN_INTERVAL: Final = 1.0  # seconds; the interval of a client that was not advised
+MIN_INTERVAL: Final = 1.0  # seconds; the default of clients
 MAX_INTERVAL: Final = 10.0  # with a longer interval, alerts would be late
 
-# The interval changes when it is off by this share, and not with each client.
+# The usual interval changes only if it is off by more than this share, because a change
+# is a message to every client.
 TOLERANCE: Final = 0.1
 
-# Clients with a failure in the last seconds get a fraction of the interval. All of them
-# together may cause a quarter more batches.
+# For this time after a failure, a client gets the usual interval divided by the factor.
+# All such clients together may cause a quarter more batches.
 FAILING_SECONDS: Final = 30.0
 FAILING_FACTOR: Final = 4.0
 MAX_EXTRA_BATCHES: Final = BATCHES_PER_SECOND / 4
@@ -34,7 +36,8 @@ MAX_EXTRA_BATCHES: Final = BATCHES_PER_SECOND / 4
 # Each message takes about 20 us.
 MESSAGES_PER_TICK: Final = 500
 
-# The limit of one client, unless its batches are large.
+# A client is reminded of its interval if it sends more batches than this, and if they
+# have fewer events than a large batch on average.
 CLIENT_BATCHES_PER_SECOND: Final = 50
 LARGE_BATCH_EVENTS: Final = 500
 REMINDER_SECONDS: Final = 10.0
@@ -52,7 +55,7 @@ class FlowControl:
         self._since = now
         self._batches: dict[str, int] = {}
         self._events: dict[str, int] = {}
-        self._intervals: dict[str, float] = {}  # by client; others send once a second
+        self._intervals: dict[str, float] = {}  # by client; the default for others
         self._failed: dict[str, float] = {}  # time of the last failure, by client
         self._failing: set[str] = set()
         self._reminded: dict[str, float] = {}  # time of the last reminder, by client
@@ -67,7 +70,7 @@ class FlowControl:
         self._failed[client] = now
 
     def interval(self, client: str) -> float:
-        """Return the interval that a client was last asked for."""
+        """Return the interval that a client was last asked to keep."""
         return self._intervals.get(client, MIN_INTERVAL)
 
     def connect(self, client: str) -> float:
@@ -78,7 +81,7 @@ class FlowControl:
     def decide(
         self, now: float, clients: Collection[str]
     ) -> Iterator[tuple[str, float]]:
-        """Yield the connected clients to be notified of an interval, and the interval.
+        """Yield the connected clients that must be sent an interval, with the interval.
 
         A change for thousands of clients takes several calls.
         """
@@ -127,7 +130,7 @@ class FlowControl:
     def _changed_intervals(
         self, clients: Collection[str]
     ) -> Iterator[tuple[str, float]]:
-        """Yield the clients whose interval changes; usually none was advised."""
+        """Yield the clients whose interval changes, with the new interval."""
         if self.seconds == MIN_INTERVAL and not self._intervals:
             return
         for client in clients:
@@ -139,7 +142,7 @@ class FlowControl:
     def _reminders(
         self, now: float, clients: Collection[str]
     ) -> Iterator[tuple[str, float]]:
-        """Yield the clients that send too many small batches."""
+        """Yield the clients that send too many small batches, with their interval."""
         elapsed = max(1.0, now - self._since)
         batches, events = self._batches, self._events
         self._since, self._batches, self._events = now, {}, {}

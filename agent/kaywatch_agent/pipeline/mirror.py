@@ -21,7 +21,7 @@ MAX_WAITING: Final = 16 * 1024 * 1024
 # Each capture costs a copy of every incoming message.
 MAX_CAPTURES: Final = 4
 
-# By how many bytes a copy exceeds its message, at most.
+# A copy exceeds its message by at most this many bytes.
 ENVELOPE: Final = 200
 
 # Small copies go to the socket together: a system call costs more than a join.
@@ -33,7 +33,7 @@ class CaptureConnection(Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether to wait until the peer has read before sending more."""
+        """Whether the peer must read before more is sent."""
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the peer."""

@@ -3,7 +3,7 @@
     ingest       bytes -> session.receive(data) -> messages
     take         authorize, deduplicate by sequence number, queue; return replies
     tick         advance      queued batches, joined by table -> aggregator; account
-                 [rules]      evaluated beside the event loop, on a view
+                 [rules]      evaluated in a thread, on a snapshot
     commit       advance, then one transaction: `store.committer.Committer`
     acknowledge  durable batches; return replies
 
@@ -72,7 +72,7 @@ class Pipeline:
         Args:
             aggregator: receives events and details.
             privacy: redacts failures; by default with the default configuration.
-            watched: returns the names of the custom metrics that rules look at.
+            watched: returns the names of the custom metrics that rules use.
             clock: returns Unix seconds.
         """
         self.aggregator = aggregator
@@ -87,7 +87,7 @@ class Pipeline:
 
     @property
     def commit_due(self) -> bool:
-        """Whether a peer waits for a commit, which must then not wait for a tick."""
+        """Whether a peer waits for a commit, which is then due before the next tick."""
         return self.sessions.commit_due
 
     def restore(
@@ -113,18 +113,18 @@ class Pipeline:
             )
             if client.state is not ClientState.DISCONNECTED or not is_local:
                 continue
-            # Without a hello, its start is unknown, but when it was first seen, it was
-            # running.
+            # Without a hello the start of the process is unknown, but the process was
+            # running when the client was first seen.
             peer = find(client.pid, client.start or client.first_seen)
             if peer is None:
-                # It may have recorded events until the agent started again.
+                # The process may have recorded events until now, which are lost.
                 now = self._clock()
                 self._mark_died(client, now, now - client.last_seen)
             else:
                 self.sessions.watch.add(client.id, peer)
 
     def _reserve_details(self, client: Client) -> Client:
-        """Count the details of a client from the store; they have no owner yet."""
+        """Count the details of a restored client against the limits."""
         keep = self.aggregator.details.keep
         flights, loops = client.in_flight, client.loops
         size = RESTORED_BYTES * len(flights)
@@ -201,7 +201,8 @@ class Pipeline:
         client.batches += 1
         client.recorded = max(client.recorded, batch.recorded)
         if batch.sent is not None:
-            # One that waited for a connection is soon followed by one that did not.
+            # The value is wrong for a batch that waited for a connection, but only
+            # until the next batch.
             client.skew = now - batch.sent
         if batch.drops:
             self._count_drops(client, batch.drops, now)
@@ -220,7 +221,7 @@ class Pipeline:
         client = self.clients.get(batch.client)
         after = client.received_seq if client else 0
         if client is not None and batch.seq is not None and batch.seq <= after:
-            # The client may have exited, so a duplicate does not reconnect it.
+            # The client may have exited, so a duplicate does not mark it as connected.
             return self._take_duplicate(client, session, batch.seq)
         self.metrics.untimely.add()
         replies = session.resend(after, batch.client, now)
@@ -233,7 +234,7 @@ class Pipeline:
         client.duplicates += 1
         self.metrics.duplicates.add()
         if self.sessions.is_hello_pending(client):
-            return []  # its answer will be the first ack
+            return []  # the answer to the hello must be the first ack
         rejected = self.sessions.reject_repetition(client, session, seq)
         replies = session.ack(client.id, client.committed_seq)
         return replies + (self._reject_message(rejected, session) if rejected else [])
@@ -363,7 +364,7 @@ class Pipeline:
 
 def _skips_too_many(seq: int, received: int) -> Rejected:
     text = (
-        f"seq: {seq} after {received} skips more than {MAX_GAP} numbers; name the first"
-        " number that will be sent in `first` of a hello"
+        f"seq: {seq} after {received} skips more than {MAX_GAP} numbers; send a hello"
+        " whose `first` is the next number"
     )
     return Rejected(ErrorCode.BAD_MESSAGE, text, seq)

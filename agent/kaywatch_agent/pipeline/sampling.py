@@ -14,8 +14,8 @@ __all__ = ["ProcessSampler"]
 
 SAMPLE_SECONDS: Final = 10.0
 
-# Of one tick. A sample takes some 50 us, so a thousand processes at once would take
-# 50 ms. With more than a thousand, each is sampled less often.
+# The samples of one tick. A sample takes about 50 us, so a thousand processes at once
+# would take 50 ms. With more than a thousand, each is sampled less often.
 MIN_SAMPLES: Final = 20
 MAX_SAMPLES: Final = 100
 
@@ -24,7 +24,7 @@ class ProcessSampler:
     """Samples each process every ten seconds, as evenly as possible."""
 
     def __init__(self) -> None:
-        self._sampled_at: dict[str, float] = {}  # when it was last sampled, by client
+        self._sampled_at: dict[str, float] = {}  # by client, Unix seconds
 
     def sample(
         self,

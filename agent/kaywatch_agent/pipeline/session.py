@@ -26,8 +26,8 @@ __all__ = [
     "StreamSession",
 ]
 
-# Between two requests to a client for missing batches. One answer brings all of them,
-# so a request for each rejected batch would only add traffic.
+# The time between two requests to a client for missing batches. The client answers one
+# request with all of them, so a request for each rejected batch would only add traffic.
 RESEND_SECONDS: Final = 1.0
 
 # Clients per connection. Only a relay has more than one.
@@ -51,13 +51,13 @@ class Peer(Protocol):
 
     @property
     def trusted(self) -> bool:
-        """Whether it may capture, and send messages for clients of other users."""
+        """Whether the peer may capture, and send messages of other users' clients."""
 
     def has_exited(self) -> bool:
         """Whether the process has exited."""
 
     def sample(self) -> ProcessSample | None:
-        """Return its memory and CPU usage; None if they cannot be read."""
+        """Return the memory and CPU usage of the process; None if unreadable."""
 
     def close(self) -> None:
         """Release the resources that are needed to watch the process."""
@@ -90,14 +90,14 @@ class Session:
     Attributes:
         number: identifies the session in captures.
         peer: the process at the other end.
-        anonymous: the id of a client that sends none.
-        only: the only client id that the peer may use; empty for any.
+        anonymous: the id that is used for a client that sends none.
+        only_client: the id of the only client that the peer may use; empty for any.
         via: the broker's name; empty for a stream.
         clients: the ids of the clients that have sent messages.
-        owner: the process that new series are counted for. The kernel names it where
-            possible, since a client can use as many ids as it likes.
+        owner: the process that new series are counted for. The kernel identifies it
+            where possible, because a process can use any number of client ids.
         acked: the last acknowledged sequence number by client.
-        sent: the last sequence number that was accepted here, by client.
+        accepted: the last sequence number accepted in this session, by client.
         greeted: the ids of the clients that have sent a hello.
     """
 

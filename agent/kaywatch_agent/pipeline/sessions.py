@@ -31,7 +31,7 @@ MAX_USER_CLIENTS: Final = 20_000
 class SessionTable:
     """All open sessions.
 
-    It takes part in each commit: a flush is answered by the first commit that began
+    It takes part in each commit: a flush is answered after the first commit that begins
     after it.
 
     Attributes:
@@ -107,9 +107,10 @@ class SessionTable:
     ) -> Rejected | None:
         """Reject messages on a connection if their client has a newer one.
 
-        A client reconnects when it doubts a connection. What is left of the old one
-        must not be mixed with what it sends again; nor must the batches of a program
-        that uses two connections at a time, whose numbers mean nothing then.
+        A client opens a new connection if the old one seems dead. Messages that are
+        still in the old one must not be mixed with those that the client sends again. A
+        program that uses two connections at once is rejected for the same reason: its
+        sequence numbers have no order across connections.
         """
         if not isinstance(message, Hello | Batch | Bye) or not message.client:
             return None
@@ -128,11 +129,12 @@ class SessionTable:
     def reject_repetition(
         self, client: Client, session: Session, seq: int
     ) -> Rejected | None:
-        """Return a rejection of a batch that did not have to be sent again, else None.
+        """Return a rejection of a duplicate that no client needs to send, else None.
 
-        After a lost connection, a client sends all batches again that were not
-        acknowledged. It does not send one that was acknowledged on this connection, or
-        has been sent on it. Without a hello it cannot know which ones to send.
+        After a lost connection, a client sends hello, and then all batches that were
+        not acknowledged. A duplicate without a hello, or of a batch that this
+        connection has already carried, is therefore taken for a new batch with a number
+        that was used before.
         """
         if not session.ordered:
             return None
@@ -144,7 +146,7 @@ class SessionTable:
             " was not counted; number all batches of a client in one sequence, and send"
             " `hello` first on each connection"
         )
-        # Without the number: if it is the same batch, it was counted.
+        # The rejection has no number, because a batch with this number was counted.
         return Rejected(ErrorCode.REPEATED_BATCH, text)
 
     def _reject_excess_client(
@@ -207,8 +209,8 @@ class SessionTable:
     def greet(self, client: Client, session: Session) -> list[Reply]:
         """Answer a hello, now or after the commit of the client's earlier batches.
 
-        An answer with a lower number would make the client report batches as lost
-        that it has dropped but the agent has received.
+        With a lower number in the answer, the client would report batches as lost that
+        the agent has received, if it has dropped them meanwhile.
         """
         session.greeted.add(client.id)
         if client.received_seq > client.committed_seq:

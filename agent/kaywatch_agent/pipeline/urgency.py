@@ -1,4 +1,4 @@
-"""Notice batches that rules should look at before the next tick."""
+"""Detect batches that rules should evaluate before the next tick."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ __all__ = ["UrgencyDetector"]
 
 
 class UrgencyDetector:
-    """Whether a batch with failures, or with values that rules look at, has arrived.
+    """Detects batches with failures, or with values of metrics that rules use.
 
-    The sections are not decoded yet, so it searches their bytes for names. A batch that
-    only seems urgent costs an evaluation at most.
+    The sections are not decoded yet, so their bytes are searched for names. A batch
+    that only seems urgent costs one evaluation at most.
     """
 
     def __init__(self, watched: Callable[[], Collection[bytes]]) -> None:
         """Start without batches.
 
         Args:
-            watched: returns the names of the custom metrics that rules look at.
+            watched: returns the names of the custom metrics that rules use.
         """
         self._watched = watched
         self._is_urgent = False
 
     def inspect(self, encoded: Encoded) -> None:
-        """Look at a batch."""
+        """Search a batch for failures and for the names of metrics."""
         if self._is_urgent:
             return
         rows = bytes(encoded.events)

@@ -6,7 +6,7 @@
     kaywatch.instrument()
 
 It replaces the logging code of KayGraph's monitoring page. The application's own
-handlers stay: none of their records is removed, reformatted or repeated.
+handlers stay, and their records are not removed, reformatted or repeated.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def setup_production_logging(
             `ENVIRONMENT=production`, else DEBUG; a lower level is kept.
         max_bytes: the size in bytes at which a file is rotated; 0 for no rotation.
         backups: the number of rotated files to keep, `kaygraph.log.1` and so on.
-        format: of a line, for `logging.Formatter`. `%(run_id)s`, `%(node_id)s` and
-            `%(graph)s` are available, and empty outside of any node.
+        format: the format of a line, for `logging.Formatter`. `%(run_id)s`,
+            `%(node_id)s` and `%(graph)s` are available, and empty outside of any node.
         console: whether to log to stderr, unless another handler does.
         payloads: whether to log a node's params and the keys of shared, shortened.
         tracebacks: whether a failure is followed by its traceback.
@@ -85,7 +85,7 @@ def setup_production_logging(
         Call it once, before threads and children are started; these inherit the set-up.
 
     Raises:
-        ConfigurationError: naming the invalid argument, before anything has changed.
+        ConfigurationError: an argument is invalid; nothing has changed.
     """
     try:
         formatter = logging.Formatter(format)
@@ -114,8 +114,9 @@ def setup_structured_logging(
 
     structlog is configured with the processors of KayGraph's page, unless the
     application has configured it itself. Records of the standard library's loggers
-    become objects, too. Together with `setup_production_logging`, this one logs to the
-    console, and the plain files stay. It needs `pip install 'kaywatch[logs]'`.
+    become objects, too. If `setup_production_logging` is called as well, this
+    function's format is used on the console, and the plain files are still written. It
+    needs `pip install 'kaywatch[logs]'`.
 
     Args:
         directory: where `kaygraph.jsonl` and `kaygraph_errors.jsonl` are; it must
@@ -132,11 +133,11 @@ def setup_structured_logging(
         kaywatch.logs.setup_structured_logging(directory=folder)
 
     Threads and forks:
-        As for `setup_production_logging`.
+        See `setup_production_logging`.
 
     Raises:
-        ConfigurationError: naming the invalid argument or the missing structlog,
-            before anything has changed.
+        ConfigurationError: an argument is invalid, or structlog is missing; nothing has
+            changed.
     """
     structured = _with_structlog()
     root_level = _install.level_of(level)

@@ -1,8 +1,8 @@
 """Logs each start, retry and end of a node, and each start, step and end of a run.
 
-Strategy: the instrumentation notifies an `EventLogger`. An event is logged by the
-logger named after the node's class, as KayGraph does, and only described once that
-logger is known to be enabled for its level.
+Strategy: the instrumentation notifies an `EventLogger`. As in KayGraph, the logger of
+an event is named after the node's class. An event is formatted only if its logger is
+enabled for the level.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class EventLogger:
     ) -> None:
         """Log how an execution ended."""
         if isinstance(error, GeneratorExit):
-            return  # perhaps within the garbage collector, where no lock may be taken
+            return  # the garbage collector may have called this; no lock may be taken
         source = _node_source(node)
         if error is not None:
             level = ERROR if isinstance(error, Exception) else WARNING
@@ -121,7 +121,7 @@ class EventLogger:
         # Logged with the first node: the `_run` of a batch looks like a run until its
         # items have their own.
         fields = run_fields(run) | {"node_id": ""}
-        del fields["action"]  # no node has returned one yet
+        del fields["action"]  # no node has returned an action yet
         outer = run.parent
         if isinstance(outer, Span) and outer.run is not None:
             fields["parent_run_id"] = process.recorder.run_ids.text(outer.run.number)
@@ -256,7 +256,7 @@ def _log(
         if event is not None:
             write(source.logger, level, event)
     except Exception:  # noqa: BLE001 - of a filter, a record factory, a `repr`
-        with contextlib.suppress(Exception):  # the warning meets the same filters
+        with contextlib.suppress(Exception):  # the warning may fail in the same filter
             warn_once("an event of a node or run", "can't be logged")
     finally:
         _thread.logging = False

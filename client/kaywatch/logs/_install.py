@@ -41,9 +41,10 @@ class ConsoleHandler(logging.StreamHandler[Any]):
 
 
 class PreviousLevelFilter(logging.Filter):
-    """Rejects the records that a handler would not have got with the previous level.
+    """Rejects the records that the root logger's previous level would have rejected.
 
-    It has no effect once the application sets the root logger's level again.
+    The filter has no effect after the application has set the root logger's level
+    again.
 
     Args:
         previous: the root logger's level that the application had chosen.
@@ -95,12 +96,13 @@ def open_files(
     """Return the handlers of both files by role, None for each without a directory.
 
     Raises:
-        ConfigurationError: naming the invalid argument and the fix.
+        ConfigurationError: an argument is invalid; the text names the fix.
     """
     numbers: dict[str, object] = {"max_bytes": max_bytes, "backups": backups}
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 0:
-            raise ConfigurationError(f"{name}={value!r}: expected an integer from 0")
+            text = f"{name}={value!r}: expected an integer of at least 0"
+            raise ConfigurationError(text)
     roles = {f"{name}.{suffix}": level for name, level in FILES.items()}
     if directory is None:
         return dict.fromkeys(roles)
@@ -131,8 +133,8 @@ def install(
 
     Args:
         files: the files' handlers by role; None for a role to remove.
-        formatter: of all handlers.
-        level: of the root logger.
+        formatter: the formatter of all handlers.
+        level: the level of the root logger.
         console: whether to log to stderr, too.
         frameworks: whether to show the records that a framework itself logs.
     """

@@ -1,4 +1,4 @@
-"""Shortens params and the keys of shared for the log, and survives any `repr`."""
+"""Shortens params and the keys of shared for the log, even if their `repr` raises."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class LogSource(NamedTuple):
     Attributes:
         logger: named after the class.
         place: a function of the class.
-        is_framework: whether that is the framework's, as the class defines none.
+        is_framework: whether `place` is in the framework, because the class defines no
+            function.
     """
 
     logger: logging.Logger
@@ -117,8 +118,9 @@ def raised_at(error: BaseException, source: Place) -> Place:
     """Return where in a node's own file an error came from, else where it was raised.
 
     Args:
-        error: as it leaves the node.
-        source: where the node's class is; returned if the error's place is unknown.
+        error: the error that left the node.
+        source: the place of the node's class, which is returned if the error's place is
+            unknown.
     """
     steps = [step for step in _steps(error) if _is_application(step.tb_frame)]
     own = [step for step in steps if step.tb_frame.f_code.co_filename == source.path]
@@ -138,11 +140,11 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 
 def has_passed_node(error: BaseException, node: object = None) -> bool:
-    """Return whether an error left a node other than `node`, which reported it."""
+    """Return whether another node has reported an error before it reached `node`."""
     for step in _steps(error):
         frame = step.tb_frame
         code = frame.f_code
-        # The hooks of a wrapper are constants of its code, or a variable.
+        # A wrapper refers to its hooks by constants of its code, or by a variable.
         hooks = *code.co_consts, frame.f_locals.get("enter")
         if any(hook is _visits.RUN.enter for hook in hooks):
             visited = frame.f_locals.get(code.co_varnames[0])

@@ -41,11 +41,11 @@ class LogEvent(NamedTuple):
 
     Attributes:
         name: the value of the field `event`.
-        text: the message's format, which takes the fields and `cause`: the error in one
-            line.
-        fields: of the event, without its name and the service.
-        place: the code that the record points at.
-        error: whose traceback to show.
+        text: the format of the message. It may use the fields, and `cause` for the
+            error in one line.
+        fields: the fields of the event, without its name and the service.
+        place: the line of code that the record names.
+        error: the error whose traceback is logged, if any.
     """
 
     name: str
@@ -56,7 +56,7 @@ class LogEvent(NamedTuple):
 
 
 class FrameworkFilter(logging.Filter):
-    """Rejects the records that the framework itself logs about nodes and graphs.
+    """Rejects records about nodes and graphs that are logged by the framework itself.
 
     KayGraph logs under the name of each node's class, so its records are recognised by
     the file that logs them. Records logged by your nodes pass.

@@ -2,10 +2,11 @@
 
 Strategy: a line is one write to a descriptor opened with O_APPEND, which a local file
 system keeps whole and apart from other processes' lines, without a lock. Before each
-line one `stat` shows whether the file was moved, by another process or by logrotate,
-and whether it is full. A process that finds it full rotates it under a lock on the
-directory; a process that does not get the lock keeps writing, and opens the new file at
-its next line. So no line is lost or mixed, and a file may be a few lines over its size.
+line, one `stat` detects whether the file is full, and whether another process or
+logrotate has moved it. A process that finds the file full rotates it under a lock on
+the directory. A process that does not get the lock keeps writing, and opens the new
+file at its next line. So no line is lost or mixed, and a file may be a few lines over
+its size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kaywatch._wrappers import warn_once
 __all__ = ["SharedRotatingFileHandler"]
 
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-_MODE: Final = 0o666  # less the umask, as of `open`
+_MODE: Final = 0o666  # minus the umask, as in `open`
 _CLOSED: Final = -1
 
 
@@ -106,7 +107,8 @@ class SharedRotatingFileHandler(logging.Handler):
         file = os.open(self.path, _APPEND, _MODE)
         status = os.fstat(file)
         self._identity = status.st_dev, status.st_ino
-        # Closed only now, so that the child of a fork in between has either file.
+        # The old file is closed last, so that a child forked in between has one of the
+        # files.
         self._file, old = file, self._file
         if old != _CLOSED:
             os.close(old)
@@ -120,7 +122,8 @@ class SharedRotatingFileHandler(logging.Handler):
                 if self._is_full(os.stat(self.path), size):
                     self._shift()
             finally:
-                # Not left to `close`: a child forked meanwhile keeps the descriptor.
+                # Unlocked explicitly: after `close`, a child forked meanwhile would
+                # still hold the lock.
                 fcntl.flock(folder, fcntl.LOCK_UN)
         except (BlockingIOError, FileNotFoundError):
             pass  # another process or logrotate is rotating it

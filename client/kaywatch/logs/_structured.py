@@ -19,7 +19,7 @@ __all__ = ["configure", "formatter", "reset"]
 
 
 class _JsonLine(str):
-    """One event that is JSON already and needs no more formatting."""
+    """One event that is already formatted as JSON."""
 
     __slots__ = ()
 
@@ -100,7 +100,8 @@ def _event(_: Any, __: str, event: EventDict) -> EventDict:
     if isinstance(ours, dict):
         event.update(ours)
     elif text.startswith("{") and text.endswith("}"):
-        # As by a structlog that the application has configured itself.
+        # structlog logs such messages if the application has configured it to render
+        # JSON.
         with contextlib.suppress(ValueError):
             event.update(json.loads(text))
     return event

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 __all__ = ["FAULTS", "FAULT_SECONDS", "Fault"]
 
-# Time before a fault, for comparison.
+# The time before a fault, to compare with.
 FAULT_SECONDS: Final = 30.0
 
 # The effect of each fault, by its name.
 FAULTS: Final[Mapping[str, str]] = {
     "failing": "60 % of the executions of Review fail, after a paid call",
-    "runaway": "a run goes in circles between Draft and Review",
+    "runaway": "a run loops between Draft and Review without an end",
     "dead-end": "Triage returns an action without an edge",
     "slow": "the model of Draft takes twenty times as long",
     "waste": "60 % of the paid answers in Draft are useless",
@@ -24,10 +24,10 @@ FAULTS: Final[Mapping[str, str]] = {
 
 
 class Fault:
-    """Decides when something goes wrong."""
+    """Decides when a fault occurs."""
 
     def __init__(self, stop: threading.Event) -> None:
-        """Inject nothing at first.
+        """Start without a fault.
 
         Args:
             stop: ends a fault, so that the application can end.
@@ -35,24 +35,24 @@ class Fault:
         self._stop = stop
         self._name: str | None = None
         self._begin = 0.0
-        self._endless: dict[str, Any] | None = None  # the run that goes in circles
+        self._endless: dict[str, Any] | None = None  # the run that does not end
 
     def inject(self, name: str, after: float) -> None:
-        """Begin a fault of `FAULTS` after some seconds."""
+        """Begin a fault after `after` seconds. `FAULTS` has the names."""
         self._name, self._begin = name, time.monotonic() + after
 
     def occurs(self, name: str, share: float = 1.0) -> bool:
-        """Return whether a fault occurs now.
+        """Return whether a fault occurs in the caller's execution.
 
         Args:
-            name: of the fault.
-            share: how often.
+            name: the name of the fault.
+            share: the share of executions with the fault.
         """
         is_active = self._name == name and time.monotonic() >= self._begin
         return is_active and not self._stop.is_set() and random.random() < share
 
     def is_endless(self, run: dict[str, Any]) -> bool:
-        """Return whether a run is the one that does not end."""
+        """Return whether a run must not end; the first run that asks is selected."""
         if not self.occurs("runaway"):
             return False
         if self._endless is None:

@@ -38,7 +38,8 @@ STOP_SECONDS: Final = 15.0
 REFRESH_SECONDS: Final = 5.0
 LOG: Final = "agent.log"
 
-# The rule fires within a minute, as Draft retries; the README's examples name both.
+# The retries of Draft make the rule fire within a minute. Examples in the README use
+# the names of the rule and the receiver.
 CONFIG: Final = """\
 [receiver.ops]
 type = "webhook"
@@ -79,7 +80,7 @@ def run_demo(
         raise StartError(
             "the demo needs PocketFlow; install it with: pip install 'kaywatch[demo]'"
         )
-    # Children are stopped after SIGTERM as after Ctrl-C.
+    # Children are stopped after SIGTERM just as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as folder,
@@ -214,7 +215,8 @@ def _wait_until_ready(url: str, folder: str, agent: subprocess.Popen[bytes]) -> 
         time.sleep(0.05)
     reason = "it does not answer"
     if agent.poll() is not None:
-        # The last line of the log is the error, without its program or "Error".
+        # The last line of the log contains the error, after the name of the program and
+        # "Error".
         *_, last = ["it ended", *Path(folder, LOG).read_text().splitlines()]
         reason = re.sub("^(kaywatch|Error): ", "", last)
     raise StartError(f"cannot start an agent at {url}: {reason}")

@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 Shared = dict[str, Any]
 
-# The events of this process: (node, what) -> count.
+# The counts of this process, by node and kind of event.
 counted: Counter[tuple[str, str]] = Counter()
 _counting = threading.Lock()
 
@@ -54,7 +54,7 @@ def work(seconds: float) -> None:
 
 
 async def wait(seconds: float) -> None:
-    """Wait likewise, while other tickets go on."""
+    """Wait for about this long, without blocking other tickets."""
     await asyncio.sleep(seconds * random.lognormvariate(0, 0.5))
 
 
@@ -289,7 +289,8 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Runs of this application end at unmatched actions, of which PocketFlow warns.
+    # Runs of this application end at actions without an edge, and PocketFlow warns of
+    # each.
     if not sys.warnoptions:
         import warnings
 

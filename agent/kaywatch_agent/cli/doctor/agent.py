@@ -92,7 +92,7 @@ def check_stages(context: CheckContext) -> CheckResults:
 
 
 def check_names(context: CheckContext) -> CheckResults:
-    """Check that no name stands for many nodes, as names made per request do."""
+    """Check that nodes are not named per request."""
     answer = context.get("/api/v1/nodes")
     for line in describe_shared_names(answer["nodes"]) if answer else ():
         yield warning(line, NAME_FIX)

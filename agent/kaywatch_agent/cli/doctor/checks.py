@@ -99,7 +99,7 @@ def run_checks(
     """Run checks, and yield the results of each section in order.
 
     Args:
-        context: what the checks start from.
+        context: the facts that the checks start from.
         sections: which sections to check.
         seconds: how long the checks may take; they all run at once.
     """

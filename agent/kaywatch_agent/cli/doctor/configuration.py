@@ -50,7 +50,7 @@ def check_configuration(context: CheckContext) -> CheckResults:
 
 
 def check_http_access(context: CheckContext) -> CheckResults:
-    """Check the access to HTTP, and that its tokens and certificates are readable."""
+    """Check who can use HTTP, and that tokens and certificates are readable."""
     config = context.config.http
     if context.is_foreign:
         return

@@ -219,7 +219,7 @@ def _open_store(pid: int) -> Path | None:
 
 def _socket_of(options: Options, health: Mapping[str, Any] | None) -> str:
     """Return the socket of the agent at `--url`; empty if it is not known."""
-    # The default path may be that of another agent.
+    # The default path may be the socket of another agent.
     if not options.url or health is None:
         return ""
     try:

@@ -30,11 +30,11 @@ CLASSIC: Final = 'set histograms = "classic"'
 
 OTLP_PATH: Final = "/v1/metrics"
 GRPC_PORT: Final = 4317
-# By the status of an OTLP server's answer.
+# Fixes by the HTTP status of an OTLP server's answer.
 _OTLP_FIXES: Final = {
     401: "check bearer_token, or username and password",
     403: "allow these credentials to write metrics",
-    413: "raise the server's limit of a request's size",
+    413: "raise the server's limit on the size of requests",
     415: "let the server accept application/x-protobuf with gzip",
     429: "raise the server's limits; the agent retries meanwhile",
 }
@@ -55,7 +55,7 @@ def check_canaries(context: CheckContext) -> CheckResults:
 
 
 def check_export_stages(context: CheckContext) -> CheckResults:
-    """Check what the agent reports of each server."""
+    """Check the state of each server in the agent."""
     stages = context.health["stages"] if context.health else {}
     for name, stage in stages.items():
         if name.startswith(("remote write ", "otlp ")) and stage["problem"]:
@@ -130,7 +130,7 @@ def _check_otlp(config: OtlpConfig) -> CheckResults:
         text = f"{where}: the canary was refused: {reason}"
         yield problem(text, _refusal_fix(config, result))
     elif not result.is_otlp:
-        text = f"{where}: HTTP {result.status}, but the answer is not one of OTLP"
+        text = f"{where}: HTTP {result.status}, but the answer is not an OTLP response"
         yield problem(text, _path_fix(config))
     elif result.rejected:
         text = f"{where}: {result.rejected} of the canary's {POINTS} points were"

@@ -189,7 +189,8 @@ def check_memory_limit(context: CheckContext) -> CheckResults:
         return
     share = f"{quantity(used, 'bytes')} of {quantity(limit, 'bytes')}"
     text = f"{share} of {group.name} are used"
-    # Below that, most may be cached files, which the kernel drops when it must.
+    # Below this share, most of the memory may be cached files, which the kernel drops
+    # if necessary.
     yield warning(text, fix) if used > 0.9 * limit else ok(text)
 
 

@@ -20,7 +20,7 @@ __all__ = [
     "worst",
 ]
 
-# In the order of the output. Here, so that `--help` does not import all checks.
+# In the order of the output. Defined here, so that `--help` does not import all checks.
 SECTIONS: Final = (
     *("agent", "configuration", "socket", "processes", "clock", "store"),
     *("receivers", "brokers", "exports", "host", "service", "application"),

@@ -45,7 +45,7 @@ from kaywatch_agent.notify.http import (
 )
 from kaywatch_agent.units import duration
 
-# The prefix of a broker's stage in /health; the broker's label follows.
+# The prefix of a broker's stage in /health, before the broker's label.
 MQTT_STAGE: Final = "mqtt "
 
 CONNECT_SECONDS: Final = 5.0

@@ -18,7 +18,7 @@ MAX_GRAPHS: Final = 50
 MAX_ALERTS: Final = 50
 MAX_FAILURES: Final = 100
 
-# Points of a small chart, of at least ten seconds each.
+# The points of a small chart, and the least time between two of them.
 POINTS: Final = 96
 MIN_STEP_SECONDS: Final = 10
 
@@ -28,10 +28,10 @@ class GraphContent(NamedTuple):
 
     Attributes:
         graph: its name; empty for executions outside any graph.
-        stats: as of `/api/v1/graphs`; empty outside any graph.
-        nodes: as of `/api/v1/nodes`.
-        runs: over time.
-        executions, p95: over time, by node.
+        stats: the graph in the response of `/api/v1/graphs`; empty outside any graph.
+        nodes: its nodes in the response of `/api/v1/nodes`.
+        runs: the number of runs over time.
+        executions, p95: the executions and the latency over time, by node.
     """
 
     graph: str
@@ -47,11 +47,11 @@ class Content(NamedTuple):
 
     Attributes:
         url: the agent's address.
-        since: the length of the period, seconds.
-        time: its end, Unix seconds.
-        graphs: those with executions, the most runs first.
-        graphs_left_out, alerts_left_out: how many there are besides.
-        alerts: with their timeline, and their context when they fired.
+        since: the length of the period in seconds.
+        time: the end of the period, Unix seconds.
+        graphs: the graphs with executions, the most runs first.
+        graphs_left_out, alerts_left_out: how many exceeded the limit.
+        alerts: the alerts, with their timeline and their context when they fired.
     """
 
     url: str
@@ -109,7 +109,7 @@ def gather(url: str, since: float) -> Content:
 def _list_active_graphs(
     url: str, period: Mapping[str, str], stats: Mapping[str, Json]
 ) -> list[str]:
-    """Return the graphs with executions, also those without a run that ended."""
+    """Return the graphs with executions, even if none of their runs has ended."""
     nodes = fetch("/api/v1/nodes", period, url)["nodes"]
     active = {
         graph for each in nodes if each["total_executions"] for graph in each["graphs"]

@@ -13,7 +13,7 @@ HEIGHT: Final = 24
 
 
 class Markup(str):
-    """HTML that is safe as it is; any other string is text."""
+    """HTML that is not escaped again; any other string is escaped as text."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ def _escape(content: object) -> str:
 
 
 def join(parts: Iterable[object]) -> Markup:
-    """Return texts and elements after one another."""
+    """Return the concatenation of texts and elements."""
     return Markup("".join(_escape(part) for part in parts))
 
 
@@ -41,7 +41,8 @@ def element(name: str, *content: object, **attributes: str) -> Markup:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     """Return a table; columns whose head starts with `#` are numbers.
 
-    Whole numbers get separators; a number that is a name is passed as a string.
+    Whole numbers are shown with separators. Pass a number that is a name, such as a
+    pid, as a string.
     """
     classes = ["number" if each.startswith("#") else "text" for each in head]
     cells = [
@@ -65,10 +66,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
 
 
 def chart(label: str, points: Sequence[Sequence[float | None]]) -> Markup:
-    """Return a small line from 0 to the largest value; gaps stay gaps.
+    """Return a small line chart that starts at 0, with gaps where data is missing.
 
     Args:
-        label: describes its content.
+        label: describes the content of the chart.
         points: each with its time, its value, and the number of events.
     """
     values = [point[1] for point in points]
@@ -77,7 +78,7 @@ def chart(label: str, points: Sequence[Sequence[float | None]]) -> Markup:
     path, is_drawing = "", False
     for index, value in enumerate(values):
         if value is not None:
-            # A single point is a short line, which can be seen.
+            # A single point would be invisible, so it is drawn as a short line.
             x, y = index * step, HEIGHT - 1 - value / top * (HEIGHT - 2)
             path += f"L{x:.1f} {y:.1f}" if is_drawing else f"M{x:.1f} {y:.1f}h.5"
         is_drawing = value is not None

@@ -38,7 +38,7 @@ ul { margin: 4px 0; padding-left: 20px; }
 @media print { .scroll { overflow: visible; } }
 """)
 
-# The page may do nothing but show itself.
+# The page may run no script and request no other content.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -108,10 +108,10 @@ def _render_health(content: Content) -> Iterator[Markup]:
     )
     if account["late"]:
         late = plural(account["late"], "event")
-        yield element("p", f"{late} arrived too late for windows: in totals only.")
+        yield element("p", f"{late} arrived too late, and are in totals only.")
     if account["overflow"]:
         overflow = plural(account["overflow"], "event")
-        yield element("p", f"{overflow} of too many series: in __other__.")
+        yield element("p", f"{overflow} are counted in __other__: too many series.")
 
 
 def _render_alerts(content: Content) -> Iterator[Markup]:

@@ -1,7 +1,7 @@
-"""The screen of `kaywatch top`, made from the agent's answers alone.
+"""Renders the screen of `kaywatch top` from the agent's answers.
 
-Strategy: each column has a rank, and the columns with the lowest ranks are shown as far
-as they fit. rich aligns them; names get the space that figures leave.
+Strategy: each column has a rank. As many columns are shown as fit, the lowest ranks
+first. rich aligns them, and gives the rest of the width to names.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ __all__ = [
 
 GAP: Final = 2
 
-# Lines of the screen for each graph that is shown; nodes need the others.
+# One graph is shown for every eight lines of the screen, so that most of it is left for
+# nodes.
 LINES_PER_GRAPH: Final = 8
 MARK: Final = "!"
 
@@ -78,13 +79,13 @@ HELP: Final = (
 
 @dataclass
 class ViewOptions:
-    """The user's choices, and how far the list can be scrolled."""
+    """The user's choices, and the position of the list."""
 
     sort: str = "errors"
     reverse: bool = False
-    first_row: int = 0  # the first row that is shown
-    max_first_row: int = 0  # the largest value of it
-    page_rows: int = 1  # rows that page down scrolls
+    first_row: int = 0  # the index of the first visible row
+    max_first_row: int = 0  # the largest value of `first_row`
+    page_rows: int = 1  # the rows that a page down scrolls
     help: bool = False
 
 
@@ -93,9 +94,9 @@ class Display(NamedTuple):
 
     Attributes:
         url: where the agent serves HTTP.
-        answers: its last answers.
+        answers: the last answers that it gave.
         rate: events per second; None if it is not known yet.
-        problem: why there are no newer answers; empty if there are.
+        problem: why the last request failed; empty if it succeeded.
     """
 
     url: str
@@ -108,14 +109,14 @@ class NodeColumn(NamedTuple):
     """One column.
 
     Attributes:
-        name: its header.
-        rank: the order in which columns are chosen; the lowest first.
-        min_width: keeps columns in place when figures change; for a name, how far it is
-            shortened before other columns are left out.
-        sort: what `--sort` calls it; empty if rows cannot be sorted by it.
-        key: the key that sorts by it.
-        field: the field of a row to sort by, the largest first.
-        is_name: whether it is aligned to the left, and can be shortened.
+        name: the header.
+        rank: columns with the lowest ranks are chosen first.
+        min_width: the least width, which keeps columns in place when figures change.
+            Names are shortened to this width before other columns are left out.
+        sort: its name as a value of `--sort`; empty if rows cannot be sorted by it.
+        key: the key on the keyboard that sorts by it.
+        field: the field of `NodeRow` that rows are sorted by, the largest value first.
+        is_name: whether the column is aligned to the left, and can be shortened.
     """
 
     name: str
@@ -349,7 +350,8 @@ def _choose_columns(
     }
     columns = [column for column in COLUMNS if not empty.get(column.name)]
     places = [(row["  node"].plain, row["graph"].plain) for row in cells]
-    # Always shown: the sort key of the rows, and what distinguishes equal names.
+    # The column that rows are sorted by is always shown, and so are the columns that
+    # distinguish nodes of the same name.
     always = {sort: 0} | ({"service": 1} if len({*places}) < len(places) else {})
     chosen = set()
     remaining = width + GAP

@@ -35,7 +35,7 @@ __all__ = [
 # Windows consist of whole buckets.
 BUCKET_SECONDS: Final = 10
 
-MAX_FAILURES: Final = 1_000  # the agent keeps no more
+MAX_FAILURES: Final = 1_000  # as many as the agent keeps
 
 
 class Query(NamedTuple):
@@ -72,8 +72,8 @@ class NodeRow(NamedTuple):
     rate: float  # executions per second
     ok: float | None
     errors: float | None
-    failing: float  # the share that failed, also those hidden by a fallback
-    is_failing: bool  # more than the rules for the node allow
+    failing: float  # the share of failures, including those hidden by a fallback
+    is_failing: bool  # whether it fails more often than its rules allow
     hidden: int  # executions that ended in a fallback or a suppressed error
     retries: int
     p50: float | None
@@ -81,9 +81,9 @@ class NodeRow(NamedTuple):
     in_flight: int
     oldest: float | None  # age in seconds of the oldest execution in flight
     cost: float | None  # US dollars
-    failure: str  # the type of the last one
+    failure: str  # the type of the last failure
     failed_ago: float | None
-    stuck: bool  # by the rule `stuck`
+    stuck: bool  # whether the rule `stuck` applies to it
 
     @property
     def unhealthy(self) -> bool:
@@ -118,7 +118,8 @@ def fetch_answers(url: str, query: Query) -> Answers:
 def node_rows(answers: Answers) -> list[NodeRow]:
     """Return a row for each node that ran in the window, or is in flight."""
     in_flight = _group_in_flight(answers)
-    # The agent lists the newest first; here it is the last, and stays.
+    # The agent lists the newest failure first. In reversed order, it replaces the older
+    # failures of its node.
     failures = {
         _node_place(failure): failure
         for failure in reversed(answers.failures)

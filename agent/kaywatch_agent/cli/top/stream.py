@@ -41,7 +41,8 @@ def follow(
 
     Args:
         url: where the agent serves HTTP.
-        parameters: filters of /api/v1/events; a repeated one is a sequence.
+        parameters: filters of /api/v1/events; several values of a filter are a
+            sequence.
         notify: called with a sentence when the connection is lost or restored.
 
     Raises:
@@ -55,7 +56,7 @@ def follow(
             yield from _read(response)
         notify(f"the agent at {url} does not answer; waiting for it")
         response = _reopen(url, target)
-        notify("the agent answers again; what ended meanwhile may be missing here")
+        notify("the agent answers again; executions that ended before may be missing")
 
 
 def _read(response: http.client.HTTPResponse) -> Iterator[StreamEvent]:

@@ -1,6 +1,6 @@
 """`kaywatch tail`: a line for each execution as it happens.
 
-Strategy: a line begins with the event, and ends with its place.
+Strategy: a line begins with the time and the outcome, and ends with the process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _COLOURS: Final = {
 OUTCOME_WIDTH: Final = max(map(len, _COLOURS))
 DURATION_WIDTH: Final = 8
 
-# A column grows with its longest text so far, up to this, so that lines stay aligned.
+# A column is as wide as its longest text so far, but at most this wide, so that lines
+# stay aligned.
 MAX_PADDED: Final = {"node": 24, "detail": 9, "graph": 20}
 
 
@@ -52,14 +53,15 @@ def run(url: str, parameters: Parameters, limit: int | None, as_json: bool) -> N
             if not remaining:
                 return
     except (KeyboardInterrupt, BrokenPipeError):
-        # Half a line may be left, and must not fail the flush at exit.
+        # Half a line may be left in the buffer. The flush at exit must not fail because
+        # of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _watch_pipe() -> None:
     """Interrupt this thread once the reader of stdout, such as `head`, has ended.
 
-    Without events nothing is written, and no write would fail.
+    A failed write would also reveal that, but without events there is no write.
     """
     poll, thread = select.poll(), threading.get_ident()
     poll.register(sys.stdout.fileno(), 0)  # for POLLERR alone, which is always reported
@@ -83,7 +85,7 @@ def _notify(text: str) -> None:
 
 
 def _show_json(event: StreamEvent) -> int:
-    """Print an event as a JSON object; return for how many lines it counts."""
+    """Print an event as a JSON object; return how many lines of `--limit` it uses."""
     if event.name == "subscribed":
         return 0
     print(json.dumps({"event": event.name, **event.data}), flush=True)
@@ -98,7 +100,7 @@ class _LinePrinter:
         self._out = console()
 
     def show(self, event: StreamEvent) -> int:
-        """Print an event; return for how many lines it counts."""
+        """Print an event; return how many lines of `--limit` it uses."""
         if event.name == "missed":
             _notify(_describe_missed(event.data))
         if event.name not in ("execution", "run"):

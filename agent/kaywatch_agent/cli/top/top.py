@@ -31,10 +31,10 @@ WINDOWS: Final = ("1m", "5m", "15m", "1h", "24h")
 # at different moments.
 RATE_SECONDS: Final = 5.0
 
-# Ages such as "3s" change between two answers as well.
+# The screen is also drawn between two answers, because ages such as "3s" change.
 DRAW_SECONDS: Final = 1.0
 
-# How many rows and pages a key scrolls down.
+# The rows and the pages that a key scrolls down.
 _FAR: Final = 1_000_000
 _SCROLLS: Final = {
     **dict.fromkeys(("up", "k"), (-1, 0)),

@@ -1,7 +1,7 @@
 """Sends a resolve, an update or a reply to the account that accepted its trigger.
 
-A routing key, webhook or token may be rotated while an alert fires. A resolve that is
-sent with the new one closes nothing, and the incident stays open.
+A routing key, webhook or token may be replaced while an alert fires. A resolve that is
+sent with the new credential would close nothing, and the incident would stay open.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["send_to_account"]
 async def send_to_account(
     previous: str, current: str, send: Callable[[str], Awaitable[DeliveryResult]]
 ) -> DeliveryResult:
-    """Return the result of an attempt, with the credential that it was made with.
+    """Return the result of an attempt, which contains the credential that was used.
 
     Args:
         previous: the credential that the trigger was accepted with; empty if there is
@@ -27,7 +27,7 @@ async def send_to_account(
         send: makes an attempt with a credential.
 
     Raises:
-        NoResponse: there was none in time.
+        NoResponse: no response arrived in time.
     """
     if previous and previous != current:
         result = await _try(previous, send)

@@ -1,7 +1,8 @@
-"""An Alertmanager or a cluster of them, sent all current alerts at an interval.
+"""Sends all current alerts to an Alertmanager, or to a cluster of them, at an interval.
 
-The outbox is not involved: firing alerts are sent to each peer every minute, and end
-when that stops. A request that fails is thus made up for by the next one.
+The outbox is not used. Firing alerts are sent to each peer every minute, and an
+Alertmanager resolves an alert that it is no longer sent. After a failed request, the
+next one has the same effect, so there are no retries.
 """
 
 from __future__ import annotations
@@ -26,14 +27,12 @@ from kaywatch_agent.units import parse_duration, rfc3339
 __all__ = ["AlertmanagerSender", "render", "safe_name"]
 
 BATCH: Final = 256  # the batch size of Prometheus
-LIFETIME_INTERVALS: Final = (
-    4  # intervals after which an alert ends that is not sent again
-)
+LIFETIME_INTERVALS: Final = 4  # after these, an alert that is not sent again ends
 
-# A rejected alert is sent again after this time: it may have changed.
+# A rejected alert is sent again after this time, because it may have changed.
 REJECTED_SECONDS: Final = 600.0
 
-# How long the end of an alert is sent again, as Prometheus does.
+# A resolved alert is sent for this time, as Prometheus does.
 ENDED_SECONDS: Final = 900.0
 
 log = structlog.get_logger("kaywatch.notify")
@@ -180,10 +179,11 @@ class AlertmanagerSender:
 
 
 class _LabelHistory:
-    """Ends alerts whose labels changed: an Alertmanager takes them for other alerts.
+    """Resolves an alert under its previous labels after its labels have changed.
 
-    The severity is a label. An alert that changes it while it fires would otherwise
-    stay open under the old one until it expires.
+    An Alertmanager identifies alerts by their labels, and the severity is a label. If
+    it changes while an alert fires, the alert with the old severity would otherwise
+    stay open until it expires.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ class _LabelHistory:
     def previous_forms(
         self, alerts: Sequence[AlertDetails], now: float
     ) -> list[AlertDetails]:
-        """Return the previous forms of alerts, ended, for as long as they are sent."""
+        """Return the alerts with previous labels, which are to be sent as resolved."""
         current = {alert.fingerprint for alert in alerts}
         for alert in alerts:
             before = self._last.get(alert.dedup_key)

@@ -1,4 +1,4 @@
-"""Any service that Apprise supports: https://github.com/caronc/apprise, an extra.
+"""Sends through Apprise, an optional dependency: https://github.com/caronc/apprise.
 
 Apprise blocks, cannot be cancelled, and reports only success or failure. It therefore
 has its own threads, and every failed message is retried.

@@ -1,8 +1,8 @@
 """Discord: a webhook, whose message has one embed.
 
 https://discord.com/developers/docs/resources/webhook. With `wait=true`, Discord answers
-with the message once it is saved, and a message that is not saved is an error; the
-message's id allows to update it.
+with the message once it is saved, and otherwise with an error. The
+message's id is needed to update it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_TITLE: Final = 300
 MAX_TEXT: Final = 1_000
 MAX_FIELD: Final = 300
 MAX_FIELDS: Final = 10
-MAX_SHORT: Final = 40  # a value that is shown beside others
+MAX_SHORT: Final = 40  # a value in a row with others
 MAX_NAME: Final = 200  # of an alert in a list
 MAX_LIST: Final = 3_800
 MAX_FOOTER: Final = 300
@@ -67,7 +67,7 @@ class Discord:
         async def post(url: str) -> DeliveryResult:
             response = await self._request(url, updated, payload)
             if updated and response.json.get("code") == UNKNOWN_MESSAGE:
-                # Somebody has deleted it.
+                # The message was deleted in Discord.
                 response = await self._request(url, "", payload)
             return judge(response, now)
 
@@ -91,9 +91,9 @@ def message_url(url: str, message_id: str) -> str:
     """Return the URL that posts a message, or updates one.
 
     Args:
-        url: of the webhook, as Discord shows it, or with `/slack` or `/github`. Its
-            `thread_id` is kept.
-        message_id: of the message to update; empty to post one.
+        url: the URL of the webhook as Discord shows it, or with `/slack` or `/github`.
+            Its `thread_id` is kept.
+        message_id: the id of the message to update; empty to post a message.
     """
     parts = urlsplit(url)
     path = re.sub(r"/(slack|github)?/*$", "", parts.path)
@@ -108,8 +108,8 @@ def message_url(url: str, message_id: str) -> str:
 def judge(response: Response, now: float) -> DeliveryResult:
     """Return the result that a response means.
 
-    A 429 has the time to wait in its body, with fractions of a second. Without a body,
-    as from the proxy before Discord, it is the header's.
+    The body of a 429 contains the time to wait, with fractions of a second. A 429 of
+    the proxy in front of Discord has no body; the header contains the time.
     """
     body = response.json
     if 200 <= response.status < 300:
@@ -195,7 +195,7 @@ def _details(notification: Notification, now: float) -> dict[str, Any]:
         # A footer has no markup.
         "footer": _footer(parts),
     }
-    # Each reader sees it in the time zone of their own.
+    # Discord shows the timestamp in each reader's time zone.
     time = alert.ended or alert.fired or alert.started
     return {**embed, "timestamp": rfc3339(time)} if time else embed
 
@@ -235,7 +235,7 @@ def _item(alert: AlertDetails, shared: appearance.Links, now: float) -> str:
 
 
 def _links(links: appearance.Links) -> str:
-    # In angle brackets, a URL may contain all that its escapes allow.
+    # Within angle brackets, only the escaped characters would end a URL.
     return " · ".join(
         f"[{name}](<{url.translate(_URL_ESCAPES)}>)"
         for name, url in links

@@ -1,11 +1,11 @@
 """Email, sent through an SMTP server.
 
-The end of an alert is in the thread of its start: it refers to the first message's
-Message-ID (RFC 5322, section 3.6.4). Gmail also compares subjects, without what is in
-brackets at their beginning, which is the status.
+The message that resolves an alert belongs to the thread of the message that reported
+it, because it refers to its Message-ID (RFC 5322, section 3.6.4). Gmail also compares
+subjects, but ignores a prefix in brackets, such as the status.
 
-A server may accept a message for some of its recipients. The others are sent it again,
-unless they were rejected permanently.
+A server may accept a message for some of its recipients only. The message is then sent
+again to the others, unless they were rejected permanently.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from kaywatch_agent.units import parse_duration
 
 __all__ = ["Email", "judge", "message_bytes"]
 
-MAX_SUBJECT: Final = 200  # characters; more is cut by every client
+MAX_SUBJECT: Final = 200  # characters; every client cuts a longer subject
 MAX_TEXT: Final = 100_000  # characters of a body; Gmail cuts HTML after 102 kB
 MAX_REMEMBERED: Final = 1_000  # messages that some recipients have received
 
-# Of RFC 5322, lines of headers may have 998 characters. Shorter ones would be folded,
-# and a Message-ID that is longer than a line would be encoded, which breaks threads.
+# The limit of RFC 5322 for a line of a header. With a lower limit, Python would encode
+# a Message-ID that is longer than a line, which breaks threads.
 _HEADER_LINES: Final = email.policy.SMTP.clone(max_line_length=998)
 # Control characters, and halves of surrogate pairs, which UTF-8 cannot encode.
 _UNSENDABLE: Final = re.compile(
@@ -130,7 +130,7 @@ class Email:
         if notification.ref:
             message["In-Reply-To"] = notification.ref
             message["References"] = notification.ref
-        # RFC 3834: keeps absent recipients from answering.
+        # Prevents automatic replies of absent recipients (RFC 3834).
         message["Auto-Submitted"] = "auto-generated"
         # The subject is the first line of the text.
         _, _, text = formatting.plain_text(notification, now).partition("\n")

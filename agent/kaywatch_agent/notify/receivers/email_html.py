@@ -1,7 +1,7 @@
-"""The HTML of an email: tables with styles of their own, as all clients show them.
+"""Renders the HTML of an email: tables with inline styles, which all clients show.
 
-Clients remove style sheets, scripts and forms, and most block images until the reader
-allows them, so that there are none.
+Clients remove style sheets, scripts and forms, and most clients block images until the
+reader allows them. The HTML therefore has none of them.
 """
 
 from __future__ import annotations

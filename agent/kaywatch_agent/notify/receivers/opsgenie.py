@@ -1,8 +1,8 @@
 """Opsgenie, and Jira Service Management with the same API: the Alert API, version 2.
 
-https://docs.opsgenie.com/docs/alert-api: an alert with the alias of an open one is
-counted there, and changes nothing else. Its priority has a request of its own, since
-the severity of a rule may change. Requests are accepted with 202, and processed
+https://docs.opsgenie.com/docs/alert-api: an alert with the alias of an open alert
+increases its count, and changes nothing else. If the severity changes, a separate
+request therefore sets the priority. Requests are accepted with 202, and processed
 afterwards.
 """
 
@@ -54,8 +54,8 @@ class Request(NamedTuple):
     """A request to the API.
 
     Attributes:
-        method: of HTTP.
-        path: below the base URL, with its query.
+        method: the HTTP method.
+        path: the path below the base URL, with the query.
         body: a JSON object.
     """
 
@@ -117,7 +117,7 @@ class Opsgenie:
         priority = render_priority(notification)
 
         async def call(key: str) -> DeliveryResult:
-            # First, because it can be repeated without being counted.
+            # The priority is set first, because a retry of this request is not counted.
             if priority is not None:
                 result = await self._send(priority, key, now)
                 if result.outcome is not DeliveryOutcome.SENT:
@@ -215,7 +215,7 @@ def _details(alert: AlertDetails, now: float) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text without tags: Opsgenie shows HTML. The space has no width."""
+    """Return a text whose HTML tags are disabled by zero-width spaces."""
     return _TAG.sub("<\u200b", text)
 
 

@@ -62,8 +62,8 @@ _MISCONFIGURED: Final = frozenset(
         "is_archived",
     }
 )
-# The posted message can't be continued: it is gone, or belongs to another app, as after
-# the token was replaced by that of another one.
+# The posted message can't be updated or answered. It was deleted, or it belongs to
+# another app because the token was replaced.
 _CANNOT_CONTINUE: Final = frozenset(
     {
         *("message_not_found", "edit_window_closed", "cant_update_message"),
@@ -226,7 +226,8 @@ def judge_api(response: Response, now: float) -> DeliveryResult:
         ref = f"{body.get('channel', '')} {body.get('ts', '')}"
         return sent(response.status, ref=ref if body.get("ts") else "")
     if body.get("ok") is not False:
-        # A body that was cut, or not sent: the status says that it was accepted.
+        # The body is incomplete or missing; according to the status, the message was
+        # accepted.
         return sent(response.status)
     error = str(body.get("error", "")) or "the response has no error"
     if error in _RATE_LIMITED:
@@ -241,9 +242,9 @@ def judge_api(response: Response, now: float) -> DeliveryResult:
 def escape(text: str, limit: int) -> str:
     """Return a text that Slack shows literally, of at most `limit` characters.
 
-    Slack asks for three escapes, which also disarm `<!channel>`. It has none for its
-    markup, so that an invisible space is added where it would read some: around `*`,
-    `_`, `~` and backticks at the edge of a word, and within `:fire:`.
+    Slack requires three escapes, which also disable `<!channel>`, and has no escape for
+    its markup. Invisible spaces are therefore added around `*`, `_`, `~` and backticks
+    at the edge of a word, and within `:fire:`.
     """
     text = _MARKUP.sub(f"{INVISIBLE}\\g<0>{INVISIBLE}", text)
     text = _EMOJI.sub(f":{INVISIBLE}", text)
@@ -252,7 +253,8 @@ def escape(text: str, limit: int) -> str:
 
 # -- inside --------------------------------------------------------------------------
 
-# Within a word, they are no markup: names such as success_rate can be copied.
+# Within a word, these characters are not markup, so names such as success_rate stay
+# unchanged and can be copied.
 _MARKUP: Final = re.compile(r"`+|(?<![^\W_])[*_~]+|[*_~]+(?![^\W_])")
 _EMOJI: Final = re.compile(r":(?=[\w+-]*[a-zA-Z][\w+-]*:)")
 

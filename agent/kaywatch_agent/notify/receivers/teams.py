@@ -139,7 +139,7 @@ def _message(body: Sequence[Element], links: Links) -> dict[str, Any]:
 
 
 def _fit(body: list[Element], items: list[Element], links: Links) -> dict[str, Any]:
-    """Return a message without the facts for which there is no space."""
+    """Return a message, leaving out the last facts if it would be too large."""
     while len(body) > 1:
         message = _message([*body, *items], links)
         if _size(message) <= MAX_CARD:
@@ -149,7 +149,7 @@ def _fit(body: list[Element], items: list[Element], links: Links) -> dict[str, A
 
 
 def _take_fitting(blocks: Sequence[Element], limit: int) -> list[Element]:
-    """Return the blocks for which there is space."""
+    """Return the blocks that fit into the limit."""
     result = []
     for block in blocks:
         limit -= _size(block)
@@ -233,7 +233,8 @@ def _runs(*runs: Element) -> Element:
 def _run(
     text: str, limit: int, *, bold: bool = False, subtle: bool = False, size: str = ""
 ) -> Element:
-    # All texts may have functions such as {{DATE(...)}}; the space has no width.
+    # Teams evaluates functions such as {{DATE(...)}} in any text. A zero-width space
+    # prevents that.
     text = truncate(text, limit).replace("{{", "{\u200b{")
     run: Element = {"type": "TextRun", "text": text or "\u200b"}
     if bold:

@@ -65,7 +65,7 @@ class Webhook:
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Send a message; any 2xx is success."""
         body = msgspec.json.encode(self.render(notification, now))
-        # A string of RFC 8941, hence the quotes.
+        # The value is a string of RFC 8941, which has quotes.
         headers = {"Idempotency-Key": f'"{notification.id}"'}
         secrets: tuple[str, ...] = ()
         if self._config.signature != "none" and self._config.secret is not None:
@@ -107,7 +107,7 @@ class Webhook:
 
 
 def native_body(notification: Notification, now: float) -> dict[str, Any]:
-    """Return all that is known, for programs."""
+    """Return the body in kaywatch's own format, with all fields."""
     return {
         "version": 1,
         "id": notification.id,
