@@ -163,7 +163,7 @@ class App:
         if fixed:
             names = ", ".join(fixed)
             raise ConfigError(
-                "", f"{names}: can't be changed by a reload; restart the agent"
+                "", f"{names}: cannot be changed by a reload; restart the agent"
             )
         self.exports.check(config.export)
         self.config = config

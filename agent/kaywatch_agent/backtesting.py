@@ -60,7 +60,7 @@ class Backtester:
         try:
             with read_history(self._path) as history:
                 if not history.last:
-                    raise BacktestError("nothing is stored yet")
+                    raise BacktestError("no history is stored yet")
                 report = backtest(
                     settings,
                     history,
@@ -79,7 +79,7 @@ def _stop_after(deadline: float) -> Callable[[float], None]:
     def check(share: float) -> None:
         if time.monotonic() > deadline:
             done = f"{100 * max(0.0, share):.0f} %"
-            raise BacktestError(f"{done} was done in {MAX_SECONDS:.0f} s: too much")
+            raise BacktestError(f"only {done} was done after {MAX_SECONDS:.0f} s")
 
     return check
 

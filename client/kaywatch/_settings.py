@@ -42,7 +42,7 @@ class Settings(NamedTuple):
         return self._replace(**changes)
 
     def check(self) -> None:
-        """Validate the settings that the type checker can't.
+        """Validate the settings that the type checker cannot.
 
         Raises:
             ConfigurationError: one is invalid; the text names it and what is allowed.

@@ -45,7 +45,7 @@ _wrappers: Final[weakref.WeakSet[FunctionType]] = weakref.WeakSet()
 _warned: Final[set[str]] = set()
 
 
-def warn_once(subject: str, problem: str = "can't be recorded") -> None:
+def warn_once(subject: str, problem: str = "cannot be recorded") -> None:
     """Log the current exception of kaywatch itself, once for each subject."""
     if subject not in _warned and len(_warned) < MAX_WARNINGS:
         _warned.add(subject)

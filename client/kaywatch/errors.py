@@ -1,6 +1,6 @@
 """The exceptions of kaywatch, raised only while setting up or querying the agent.
 
-Recording never raises: events that can't be recorded are counted
+Recording never raises: events that cannot be recorded are counted
 (`kaywatch.client_stats`).
 
     KaywatchError

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
 
     Raises:
         SystemExit: with 2 for a usage error, 127 if the command is not found, 126 if it
-            can't be executed.
+            cannot be executed.
     """
     parser = _parser(program)
     options = parser.parse_args(arguments)
@@ -94,13 +94,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--service",
         metavar="NAME",
-        help="the name to report under (default: the program's name)",
+        help="The name to report under.  [default: the program's name]",
     )
     parser.add_argument(
         "--endpoint",
         metavar="URL",
         type=_endpoint,
-        help="where the agent listens, such as unix:///run/kaywatch/ingest.sock",
+        help="Where the agent listens, such as unix:///run/kaywatch/ingest.sock.",
     )
     parser.add_argument(
         "--tag",
@@ -108,7 +108,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         type=_tag,
         action="append",
         default=[],
-        help="a tag of these processes, such as zone=b; repeatable",
+        help="A tag of these processes, such as zone=b; repeatable.",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -218,7 +218,7 @@ def _is_same_environment(one: str, other: str) -> bool:
 
 
 def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
-    """Return whether an interpreter finds kaywatch; True if it can't be run."""
+    """Return whether an interpreter finds kaywatch; True if it cannot be run."""
     try:
         probe = subprocess.run(  # noqa: S603 - the user's own command
             [python, "-c", _PROBE],
@@ -249,7 +249,7 @@ def _exec_command(
     except OSError as error:
         path = shutil.which(command[0], os.F_OK, environment.get("PATH"))
         missing = isinstance(error, FileNotFoundError) and path is None
-        problem = "command not found" if missing else f"can't be executed: {error}"
+        problem = "command not found" if missing else f"cannot be executed: {error}"
         print(f"{program}: {command[0]}: {problem}", file=sys.stderr, flush=True)
         sys.exit(NOT_FOUND if missing else NOT_EXECUTABLE)
 

@@ -172,7 +172,7 @@ def use(prices: object) -> None:
         prices: a mapping of models' names, or a file's path.
 
     Raises:
-        ConfigurationError: naming the price or file that can't be used.
+        ConfigurationError: naming the price or file that cannot be used.
     """
     global _user_prices  # noqa: PLW0603 - a setting of the process
     if isinstance(prices, (str, os.PathLike)):
@@ -201,7 +201,7 @@ def load(path: str) -> dict[str, Price]:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+        raise ConfigurationError(f"{path}: invalid TOML: {error}") from error
     return _validate({model: _price(path, model, t) for model, t in tables.items()})
 
 
@@ -236,7 +236,9 @@ def _price(path: str, model: str, table: Any) -> Price:
                 f"{where}: {key}: unknown key (known: {', '.join(names)})"
             )
     if "input" not in table:
-        raise ConfigurationError(f"{where}: input: missing")
+        raise ConfigurationError(
+            f"{where}: input: missing; set the price of a million tokens"
+        )
     try:
         return Price(**table)
     except ConfigurationError as error:
@@ -265,7 +267,7 @@ def _list() -> Mapping[str, Price]:
 
 @lru_cache(maxsize=1)
 def _load_file(path: str) -> Mapping[str, Price]:
-    """Return the prices in the environment's file, none if it can't be used.
+    """Return the prices in the environment's file, none if it cannot be used.
 
     Cached, so that the file is read once and a problem is logged once.
     """

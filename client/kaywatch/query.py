@@ -179,7 +179,7 @@ def headers() -> dict[str, str]:
     names, which keeps it out of the environment that every child inherits.
 
     Raises:
-        ConfigurationError: the file can't be read, or the token is invalid.
+        ConfigurationError: the file cannot be read, or the token is invalid.
     """
     token = os.environ.get("KAYWATCH_TOKEN", "").strip()
     path = os.environ.get("KAYWATCH_TOKEN_FILE", "")

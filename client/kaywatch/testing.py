@@ -238,7 +238,7 @@ def _resolve_names(row: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]
 def capture() -> Iterator[CapturedEvents]:
     """Keep the events of the block in memory instead of sending them.
 
-    They are available once the block has ended. Blocks can't be nested.
+    They are available once the block has ended. Blocks cannot be nested.
 
     Example:
         with kaywatch.testing.capture() as captured:

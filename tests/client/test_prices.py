@@ -119,7 +119,7 @@ def test_invalid_prices_are_rejected_before_anything_changes(
         ),
         ("[m]\ninput = true", "input = True: expected US dollars per million tokens"),
         ("m = 3", '["m"]: expected a table, got 3; quote a name that has dots'),
-        ("[m", "not valid TOML: Expected ']'"),
+        ("[m", "invalid TOML: Expected ']'"),
     ],
 )
 def test_invalid_file_names_the_model_and_the_key(

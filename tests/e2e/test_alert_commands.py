@@ -352,7 +352,7 @@ def test_rules_are_backtested_on_stored_history(past: Path, tmp_path: Path) -> N
     text = shell("rules", "backtest", *wrong, code=2)
     assert "did you mean success_rate_min?" in text
     none = str(tmp_path / "none.db")
-    assert "no such store" in shell("rules", "backtest", "--store", none, code=1)
+    assert "no such file" in shell("rules", "backtest", "--store", none, code=1)
 
 
 def test_a_runaway_alert_names_its_node_during_the_run(

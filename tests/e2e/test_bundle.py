@@ -107,5 +107,5 @@ def test_a_bundle_overwrites_nothing(stopped_agent: Agent, tmp_path: Path) -> No
         *("bundle", "-o", str(file), "--url", "http://127.0.0.1:9"), code=1
     )
 
-    assert "name another file with -o" in error
+    assert "choose another file with --output" in error
     assert file.read_text() == "mine"

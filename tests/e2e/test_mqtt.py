@@ -451,7 +451,7 @@ def test_brokers_can_not_be_changed_by_a_reload(mosquitto: Broker) -> None:
         agent.process.send_signal(signal.SIGHUP)
 
         until(
-            lambda: any("ingest.mqtt: can't be changed" in str(x) for x in agent.log),
+            lambda: any("ingest.mqtt: cannot be changed" in str(x) for x in agent.log),
             "it is said",
         )
         assert agent.run(RECORD, "10") == "True\n"

@@ -94,7 +94,7 @@ def test_a_report_that_cannot_be_made_has_one_clear_error(
     file = tmp_path / "missing" / "report.html"
     assert agent.command("report", "-o", str(file), code=1) == (
         f"kaywatch: cannot write {file}: No such file or directory;"
-        " name another file with -o\n"
+        " choose another file with --output\n"
     )
     url = f"http://127.0.0.1:{free_port()}"
     error = agent.command("report", "--url", url, "-o", str(file), code=1)

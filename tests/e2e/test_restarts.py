@@ -385,7 +385,7 @@ def test_sighup_applies_all_of_a_configuration_or_nothing(
     wrong = reload("[limits]\nseries = 1\n[http]\nlisten = 5\n", message)
     assert "http.listen" in wrong["problem"]
     wrong = reload("[limits]\nseries = 1\n[store]\nsynchronous = 'normal'\n", message)
-    assert "store.synchronous: can't be changed" in wrong["problem"]
+    assert "store.synchronous: cannot be changed" in wrong["problem"]
     child = agent.spawn(
         RECORD + "record('a', 1); kaywatch.flush(); print(1); sys.stdin.readline()\n"
         "record('b', 1); record('c', 1)"

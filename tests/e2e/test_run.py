@@ -557,8 +557,8 @@ def test_a_sitecustomize_that_fails_does_so_as_ever(
     [
         (["--", "no-such-command"], 127, "no-such-command: command not found"),
         (["--", "/no/such/command"], 127, "/no/such/command: command not found"),
-        (["--", "/etc"], 126, "/etc: can't be executed: [Errno 13]"),
-        (["--", "/etc/passwd"], 126, "/etc/passwd: can't be executed: [Errno 13]"),
+        (["--", "/etc"], 126, "/etc: cannot be executed: [Errno 13]"),
+        (["--", "/etc/passwd"], 126, "/etc/passwd: cannot be executed: [Errno 13]"),
         ([], 2, "expected a command"),
         (["--"], 2, "expected a command"),
         (["--servise", "x", "true"], 2, "--servise"),
@@ -590,7 +590,7 @@ def test_a_script_without_its_interpreter_can_not_be_executed(
     done = run("./script")
 
     assert done.returncode == 126
-    assert "can't be executed" in done.stderr
+    assert "cannot be executed" in done.stderr
 
 
 def test_help_lists_the_run_command(installed: str) -> None:

@@ -70,9 +70,9 @@ def decode(
         known = {name: columns[name] for name in CompressedBucket._fields}
         return decompress(CompressedBucket(**known), rows, dimensions)
     except (struct.error, msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise ValueError(f"no bucket: {error}") from None
+        raise ValueError(f"invalid bucket: {error}") from None
     except IndexError:
-        raise ValueError("no bucket: its columns have other lengths") from None
+        raise ValueError("invalid bucket: its columns have different lengths") from None
 
 
 def _columns(data: bytes) -> _Columns:

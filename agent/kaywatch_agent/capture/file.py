@@ -249,7 +249,9 @@ class CaptureReader:
         (size,) = _LENGTH.unpack(self._read_exactly(_LENGTH.size))
         # Checked before reading, because a damaged length could be 4 GB.
         if size > MAX_RECORD:
-            raise ValueError(f"a record has {size} bytes; at most {MAX_RECORD}")
+            raise ValueError(
+                f"a record has {size} bytes; at most {MAX_RECORD} are allowed"
+            )
         return self._read_exactly(size)
 
     def _read_exactly(self, size: int) -> bytes:

@@ -250,9 +250,11 @@ def _connect(path: str) -> socket.socket:
     except OSError as error:
         connection.close()
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            problem = "no agent listens there; start one, or set --socket"
+            problem = (
+                "no agent listens there; start one, or pass its socket with --socket"
+            )
         elif isinstance(error, PermissionError):
-            problem = "this user may not connect to it; run the command as the agent's"
+            problem = "this user cannot connect to it; run the command as the agent's"
             problem += " user or as root"
         else:
             problem = str(error)

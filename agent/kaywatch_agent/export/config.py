@@ -98,7 +98,9 @@ class TargetConfig(RequestConfig):
             text = "set either bearer_token or username and password"
             raise ConfigError(self.path + "bearer_token", text)
         if bool(self.username) is not bool(self.password):
-            raise ConfigError(self.path + "username", "set password as well, or none")
+            raise ConfigError(
+                self.path + "username", "set both username and password, or neither"
+            )
 
     def _check_numbers(self, problems: ErrorCollector) -> None:
         if not MIN_INTERVAL <= parse_duration(self.interval) <= MAX_INTERVAL:

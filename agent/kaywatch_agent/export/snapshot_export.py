@@ -152,7 +152,7 @@ class SnapshotExport(ABC, Generic[ConfigT, TransferT]):
             self._problems["take"] = "the clock was set back"
             return
         work = asyncio.to_thread(self._take, time, self._snapshot())
-        # A thread can't be cancelled: the next snapshot waits for it.
+        # A thread cannot be cancelled: the next snapshot waits for it.
         self._writing = asyncio.create_task(work, name="export snapshot")
         try:
             await asyncio.shield(self._writing)

@@ -63,10 +63,12 @@ class BrokerConfig:
             raise InvalidValue("url", str(error).removeprefix("endpoint ")) from None
         for name in ("session_seconds", "grace_seconds"):
             if not 0 <= getattr(self, name) < 2**32 - 1:
-                raise InvalidValue(name, f"{getattr(self, name)}: expected seconds")
+                raise InvalidValue(
+                    name, f"{getattr(self, name)}: expected 0 to 4294967294"
+                )
         if sum(map(bool, (self.password, self.password_file, self.password_env))) > 1:
             raise InvalidValue(
-                "password", "give one of password, password_file, password_env"
+                "password", "set only one of password, password_file, password_env"
             )
 
     @property

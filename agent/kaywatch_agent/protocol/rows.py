@@ -127,7 +127,7 @@ class _Builder:
 
     def _add_execution(self, row: _Row, end: float) -> None:
         if not row.node:
-            raise ValueError("node: missing (or give metric and value)")
+            raise ValueError("node: missing; give node, or metric and value")
         if row.seconds is None or not 0 <= row.seconds <= MAX_TIME:
             text = f"seconds={row.seconds}: expected a number from 0 to {MAX_TIME:.0f}"
             raise ValueError(text)
@@ -235,5 +235,5 @@ def _phases(row: _Row) -> tuple[float, float, float, int] | None:
         return None
     for (name, code), value in zip(PHASE_COLUMNS.items(), values, strict=True):
         if value is not None and not 0 <= value <= _MOST[code]:
-            raise ValueError(f"{name}={value}: expected a number from 0")
+            raise ValueError(f"{name}={value}: expected a number of at least 0")
     return row.prep or 0.0, row.exec or 0.0, row.wait or 0.0, row.items or 0

@@ -58,7 +58,7 @@ def parse(text: str) -> Matcher:
     match = _FORM.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"invalid matcher {text}: expected such as"
+            f"invalid matcher {text}: expected a matcher such as"
             ' graph="checkout", node!="x" or node=~"a|b.*"'
         )
     name, op, quoted, plain = match.groups()

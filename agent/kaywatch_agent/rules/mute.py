@@ -192,8 +192,12 @@ def parse_zone(name: str) -> dt.tzinfo:
         known = zoneinfo.available_timezones()
         text = f'unknown time zone "{name}"'
         if not known:
-            raise ValueError(f"{text}: the package tzdata is not installed") from None
-        raise ValueError(f'{text}: expected such as "Europe/Berlin" or "UTC"') from None
+            raise ValueError(
+                f"{text}: the package tzdata is missing; install it"
+            ) from None
+        raise ValueError(
+            f'{text}: expected a name such as "Europe/Berlin" or "UTC"'
+        ) from None
 
 
 # -- inside --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Strategy: time advances by the stored buckets of ten seconds, a minute or an hour. Each
 is taken to hold for its whole length, with evaluations shortly after its start, every
 ten minutes, and at its end. A shorter window is extended to the bucket's length.
-Metrics that are not in buckets, such as memory, can't be backtested.
+Metrics that are not in buckets, such as memory, cannot be backtested.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def find_episodes(simulation: Simulation) -> list[Episode]:
 
 
 def not_backtestable(rule: Rule) -> str:
-    """Return why a rule can't be evaluated over the past; empty if it can."""
+    """Return why a rule cannot be evaluated over the past; empty if it can."""
     match rule.condition:
         case Stuck():
             return "nodes in flight are not stored"

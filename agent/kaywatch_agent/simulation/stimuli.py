@@ -104,7 +104,9 @@ class Finished(Repeated):
             check_minimum(path, key, getattr(self, key), 0)
         if self.outcomes[Outcome.OK] < 0:
             raise ConfigError(
-                f"{path}.count", f"{self.count}: fewer than the failed ones"
+                f"{path}.count",
+                f"{self.count}: expected at least the sum of errors, suppressed,"
+                " fallbacks and cancelled",
             )
 
     def end(
@@ -282,7 +284,9 @@ class TopologyStimulus:
     def check(self, path: str) -> None:
         """Raise ConfigError without a node."""
         if not self.nodes:
-            raise ConfigError(f"{path}.nodes", "empty: a graph has nodes")
+            raise ConfigError(
+                f"{path}.nodes", "the list is empty; name the nodes of the graph"
+            )
 
     def apply(self, source: SyntheticSource, time: float, _: int) -> None:
         """Report them."""

@@ -50,7 +50,10 @@ class TestSilence:
     def check(self, path: str) -> None:
         """Raise ConfigError if it would silence everything."""
         if not self.match:
-            raise ConfigError(f"{path}.match", "empty: it would silence everything")
+            raise ConfigError(
+                f"{path}.match",
+                "the list is empty and would silence everything; add a matcher",
+            )
 
     def make(self, start: dt.datetime, number: int) -> Silence:
         """Return the silence of a test that starts at `start`."""
@@ -178,9 +181,12 @@ def _check(
 ) -> None:
     _check_times(case, path)
     if not case.name:
-        raise ConfigError(f"{path}.name", "missing: what the test shows")
+        raise ConfigError(f"{path}.name", "missing; describe what the test shows")
     if case.no_messages and case.message:
-        raise ConfigError(f"{path}.no_messages", "either this, or [[test.message]]")
+        raise ConfigError(
+            f"{path}.no_messages",
+            "cannot be combined with [[test.message]]; remove one",
+        )
     for key, stimuli in case.stimuli.items():
         for number, stimulus in enumerate(stimuli):
             stimulus.check(f"{path}.{key}[{number}]")
@@ -195,7 +201,9 @@ def _check(
         _check_receiver(key, outage.receiver, receivers)
         if isinstance(receivers[outage.receiver], AlertmanagerConfig):
             raise ConfigError(
-                key, "an alertmanager has no outage: it is sent everything repeatedly"
+                key,
+                "an Alertmanager has no outage: alerts are sent to it repeatedly;"
+                " choose another receiver",
             )
 
 

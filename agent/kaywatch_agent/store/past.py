@@ -30,7 +30,9 @@ def read_history(path: Path) -> Iterator[StoredHistory]:
         StoreError: the file does not exist, or cannot be read.
     """
     if not path.exists():
-        raise StoreError(f"{path}: no such store; name its file with --store")
+        raise StoreError(
+            f"{path}: no such file; pass the agent's database with --store"
+        )
     try:
         with contextlib.closing(read_only(path)) as db:
             yield _history(db)

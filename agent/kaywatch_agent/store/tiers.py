@@ -81,7 +81,7 @@ def load(tier: int, data: bytes, *wanted: Any) -> Bucket:
     try:
         return decode(data if tier == FINEST else zlib.decompress(data), *wanted)
     except zlib.error as error:
-        raise ValueError(f"no bucket: {error}") from None
+        raise ValueError(f"invalid bucket: {error}") from None
 
 
 def add(db: sqlite3.Connection, tier: int, start: int, more: Bucket) -> None:

@@ -4,7 +4,7 @@ Strategy: a call of `exec` after one that failed is a retry, counted on the span
 execution. A batch calls `_exec` again for each item, and items may run concurrently, so
 each has an `ItemSpan` that counts its own attempts. A thread of a pool has lost the
 context; there the execution is found by the identity of its node. The frameworks' own
-counter, `cur_retry`, is shared by all items and so can't be used.
+counter, `cur_retry`, is shared by all items and so cannot be used.
 
 Nearly every execution is one call of `exec` that succeeds. While there are no others,
 `exec` calls no hooks: `watched_spans` is their gate, which the first error opens.

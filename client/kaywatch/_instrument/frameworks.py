@@ -193,7 +193,7 @@ def name(node_or_graph: T, text: str) -> T:
         The object.
 
     Raises:
-        ConfigurationError: if the text is empty or not a str, or the object can't be
+        ConfigurationError: if the text is empty or not a str, or the object cannot be
             named.
     """
     value: object = text
@@ -204,7 +204,9 @@ def name(node_or_graph: T, text: str) -> T:
         object.__setattr__(node_or_graph, NAME, str(text)[:MAX_NAME])
     except (AttributeError, TypeError) as error:
         cls = type(node_or_graph).__name__
-        raise ConfigurationError(f"name: a {cls} can't be named") from error
+        raise ConfigurationError(
+            f"name(...): a {cls} cannot be named; name a node or a graph"
+        ) from error
     _runs.topology_reporter.forget(node_or_graph)
     return node_or_graph
 

@@ -86,7 +86,7 @@ class Broker:
         """Return the password; read again each time, since files are replaced.
 
         Raises:
-            ConfigurationError: the file or the variable can't be read.
+            ConfigurationError: the file or the variable cannot be read.
         """
         if self.password_env:
             password = os.environ.get(self.password_env)
@@ -108,7 +108,7 @@ class Broker:
         """Return the TLS settings for a connection; None without TLS.
 
         Raises:
-            ConfigurationError: a certificate or key can't be read.
+            ConfigurationError: a certificate or key cannot be read.
         """
         if not self.tls:
             return None

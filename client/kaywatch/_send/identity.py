@@ -34,7 +34,7 @@ def new_identity(service: str, host: str, tags: Mapping[str, str]) -> ClientIden
 def resource_usage() -> dict[str, float]:
     """Return CPU seconds so far and, on Linux, the resident memory in bytes.
 
-    For an agent on another host, which can't look at the process itself.
+    For an agent on another host, which cannot look at the process itself.
     """
     times = os.times()
     usage: dict[str, float] = {"cpu": times.user + times.system}

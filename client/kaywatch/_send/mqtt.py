@@ -99,7 +99,7 @@ class MqttTransport:
 
         Raises:
             OSError: no broker listens there, or it does not answer in time.
-            ConfigurationError: a required file can't be read.
+            ConfigurationError: a required file cannot be read.
         """
         self.largest = limit.largest
         self._limit = limit

@@ -257,7 +257,7 @@ def _log(
             write(source.logger, level, event)
     except Exception:  # noqa: BLE001 - of a filter, a record factory, a `repr`
         with contextlib.suppress(Exception):  # the warning may fail in the same filter
-            warn_once("an event of a node or run", "can't be logged")
+            warn_once("an event of a node or run", "cannot be logged")
     finally:
         _thread.logging = False
 

@@ -171,7 +171,7 @@ def remove() -> None:
 
 
 def _unwritable(directory: str | os.PathLike[str], name: str, error: OSError) -> str:
-    """Return an error message for a file that can't be opened."""
+    """Return an error message for a file that cannot be opened."""
     folder = os.path.abspath(directory)
     argument = f"directory={os.fspath(directory)!r}"
     problems = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}

@@ -86,7 +86,7 @@ def source_of(cls: type) -> LogSource:
     try:
         return _find_source(cls)
     except Exception:  # noqa: BLE001 - of a metaclass of the application's
-        warn_once("the source file of a class", "can't be found")
+        warn_once("the source file of a class", "cannot be found")
         return LogSource(logging.getLogger("kaywatch.nodes"), NOWHERE, True)
 
 

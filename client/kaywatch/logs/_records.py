@@ -135,7 +135,7 @@ def error_fields(error: BaseException) -> Fields:
 
 
 def _cause(fields: Fields) -> str:
-    """Return the error in one line, so that it can't forge a line of the log."""
+    """Return the error in one line, so that it cannot forge a line of the log."""
     error_type, message = fields.get("error_type", ""), fields.get("error", "")
     text = message.replace("\r", "\\r").replace("\n", "\\n")
     return f"{error_type}: {text}" if text else error_type

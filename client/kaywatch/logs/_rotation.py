@@ -44,7 +44,7 @@ class SharedRotatingFileHandler(logging.Handler):
         )
 
     Raises:
-        OSError: if the file can't be opened.
+        OSError: if the file cannot be opened.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SharedRotatingFileHandler(logging.Handler):
             try:
                 self._rotate(size)
             except OSError:  # the line goes to the full file
-                warn_once(f"the log file {self.path}", "can't be rotated")
+                warn_once(f"the log file {self.path}", "cannot be rotated")
 
     def _is_full(self, now: os.stat_result, size: int) -> bool:
         limited = self.max_bytes > 0 and self.backups > 0

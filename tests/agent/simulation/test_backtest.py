@@ -212,7 +212,7 @@ def test_the_writer_works_while_history_is_read(past: Path, tmp_path: Path) -> N
 
 def test_an_invalid_store_file_is_an_error(tmp_path: Path) -> None:
     other = tmp_path / "other.db"
-    with pytest.raises(StoreError, match="no such store"), read_history(other):
+    with pytest.raises(StoreError, match="no such file"), read_history(other):
         pass
     other.write_text("no database, but long enough for one to be looked for here")
     with pytest.raises(StoreError, match="not a database"), read_history(other):

@@ -1076,7 +1076,10 @@ def test_an_invalid_name_is_rejected(text: Any) -> None:
 
 
 def test_an_object_that_can_not_be_named_is_rejected() -> None:
-    with pytest.raises(kaywatch.ConfigurationError, match="a list can't be named"):
+    with pytest.raises(
+        kaywatch.ConfigurationError,
+        match="a list cannot be named; name a node or a graph",
+    ):
         kaywatch.name([], "list")
 
 

@@ -962,8 +962,8 @@ def test_a_node_that_can_not_be_recorded_still_runs(
     assert [e.node for e in captured.executions()] == ["Step"]
     messages = [r.getMessage() for r in caplog.records]
     assert messages == [
-        "node Hostile can't be recorded",
-        "graph HostileFlow can't be recorded",
+        "node Hostile cannot be recorded",
+        "graph HostileFlow cannot be recorded",
     ]
 
 

@@ -147,5 +147,5 @@ def test_an_error_of_the_callback_is_logged_and_not_raised(
     when_imported("late_trouble", fail)
     importlib.import_module("late_trouble")
 
-    assert "late_trouble can't be recorded" in caplog.text
+    assert "late_trouble cannot be recorded" in caplog.text
     forget(fail)

@@ -172,7 +172,7 @@ def test_a_payload_that_can_not_be_measured_is_logged_once(
         captured = record(lambda: [Quiet().run({"given": Silent()}) for _ in range(3)])
 
     assert len(captured.executions("Quiet")) == 3
-    assert caplog.messages == ["the payload of Quiet can't be recorded"]
+    assert caplog.messages == ["the payload of Quiet cannot be recorded"]
 
 
 def test_measurements_can_be_enabled_and_disabled() -> None:

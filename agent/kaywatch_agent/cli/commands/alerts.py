@@ -83,10 +83,10 @@ def alerts(
 @click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]...")
 @options.agent
 def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
-    """Explain why ALERT fires or does not fire, and who was notified.
+    """Explain why ALERT fires or not, and list its notifications.
 
-    ALERT is a rule's name, or the first digits of an alert's id. LABEL=VALUE, such as
-    node=pay, selects one of the rule's alerts.
+    ALERT is the name of a rule, or the id of an alert or its first characters.
+    LABEL=VALUE, such as node=pay, selects one of the rule's alerts.
     """
     wanted = dict(_parse_label(text) for text in labels)
     # Such a text is always an id: a rule with such a name needs the id of its alert.

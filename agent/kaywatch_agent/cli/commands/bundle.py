@@ -69,6 +69,7 @@ def bundle(output: str, config: str, url: str) -> None:
                 archive.writestr(name, text)
     except OSError as error:
         raise click.ClickException(
-            f"cannot write {output}: {error.strerror}; name another file with -o"
+            f"cannot write {output}: {error.strerror};"
+            " choose another file with --output"
         ) from None
     click.echo(output)

@@ -62,9 +62,9 @@ def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
 
     Check the agent, its configuration, socket, clients, clock, store, receivers,
     brokers, exports, service and host, and the environment of applications started
-    here. With SECTION, run only the checks of these sections. Nothing is changed, and
-    receivers are connected to without being sent a message. Exports are sent a canary;
-    remote write reads it back. A running agent is not required.
+    here. With SECTION, run only the checks of these sections. The checks
+    change nothing, and need no running agent. They connect to receivers, but send no
+    message. They send a canary to each export, and read it back from remote write.
 
     Some checks need the agent's user or root. Checks that are skipped are listed with
     the reason.

@@ -34,7 +34,7 @@ __all__ = ["report"]
     metavar="FILE",
     default="kaywatch-report.html",
     show_default=True,
-    help="The file to write; - is the standard output.",
+    help="The file to write; - for standard output.",
 )
 @options.url
 def report(since: float, output: str, url: str) -> None:
@@ -56,6 +56,7 @@ def report(since: float, output: str, url: str) -> None:
         Path(output).write_text(page, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(
-            f"cannot write {output}: {error.strerror}; name another file with -o"
+            f"cannot write {output}: {error.strerror};"
+            " choose another file with --output"
         ) from None
     click.echo(output)

@@ -147,7 +147,7 @@ def backtest_(
     settings = _select_rules(loaded.alerts, names)
     path = Path(store) if store else loaded.store.file
     if path is None:
-        raise click.UsageError("the agent stores nothing; name a file with --store")
+        raise click.UsageError("the agent stores nothing; pass a database with --store")
     report = _backtest(path, settings, loaded, since)
     if as_json:
         output.print_json(backtest_view.report_json(report))
@@ -170,14 +170,14 @@ def backtest_(
     type=click.Choice(["prometheus"]),
     default="prometheus",
     show_default=True,
-    help="The format: a file of Prometheus alert rules.",
+    help="The format of the output: Prometheus alert rules.",
 )
 @click.option(
     "--where",
     type=click.Choice(["all", "fleet", "host"]),
     default="all",
     show_default=True,
-    help="Export only rules with this `where`.",
+    help="Include only rules with this `where`.",
 )
 @click.option(
     "--histograms",
@@ -190,7 +190,7 @@ def backtest_(
     "--keep-firing-for/--no-keep-firing-for",
     default=True,
     show_default=True,
-    help="Write `keep_firing_for`, which Prometheus has since 2.42.",
+    help="Write `keep_firing_for`, which needs Prometheus 2.42 or later.",
 )
 def export(
     file: str | None,

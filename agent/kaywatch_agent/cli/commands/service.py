@@ -16,7 +16,9 @@ __all__ = ["service"]
 SERVICE = "kaywatch.service"
 
 _user = click.option(
-    "--user", is_flag=True, help="Use your user's systemd; root is not needed."
+    "--user",
+    is_flag=True,
+    help="Use the systemd of your user, which does not need root.",
 )
 
 
@@ -44,8 +46,8 @@ def service() -> None:
 def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> None:
     """Write the systemd units; run this again after an upgrade.
 
-    Put changes of your own into drop-ins (`systemctl edit kaywatch`), which this
-    command never overwrites.
+    Put your own changes into drop-ins (`systemctl edit kaywatch`), which this command
+    never overwrites.
     """
     manager = Manager(user)
     files = installer.plan_files(manager, config, http)

@@ -99,7 +99,7 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
 def expire(silence_id: str | None, everything: bool, url: str) -> None:
     """Expire a silence now.
 
-    ID is from `kaywatch silence list`; its first digits are enough.
+    ID is an id from `kaywatch silence list`, or its first characters.
     """
     options.check_target("ID", silence_id, everything)
     rows = fetch(PATH, url=url)["silences"]

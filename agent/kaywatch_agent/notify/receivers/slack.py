@@ -62,7 +62,7 @@ _MISCONFIGURED: Final = frozenset(
         "is_archived",
     }
 )
-# The posted message can't be updated or answered. It was deleted, or it belongs to
+# The posted message cannot be updated or answered. It was deleted, or it belongs to
 # another app because the token was replaced.
 _CANNOT_CONTINUE: Final = frozenset(
     {

@@ -57,10 +57,14 @@ class Tls:
             context.load_cert_chain(*self._files, password="")
         except ssl.SSLError as error:
             reason = error.reason or "unusable"
-            raise _config_error(f"cannot use it with its key: {reason}") from None
+            raise _config_error(
+                f"cannot use the certificate with its key: {reason}"
+            ) from None
         except OSError as error:
             reason = (error.strerror or "unreadable").lower()
-            raise _config_error(f"cannot read it or its key: {reason}") from None
+            raise _config_error(
+                f"cannot read the certificate or its key: {reason}"
+            ) from None
         return context
 
 

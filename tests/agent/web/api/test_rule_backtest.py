@@ -128,4 +128,4 @@ def test_one_runs_at_a_time_and_for_a_limited_time(
         thread.join()
     ((status, answer),) = answers
     assert status == 503
-    assert "was done in 0 s" in answer["error"]["message"]
+    assert "was done after 0 s" in answer["error"]["message"]
