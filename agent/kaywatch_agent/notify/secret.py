@@ -143,7 +143,7 @@ def _find_secret(name: str, table: Mapping[str, Any], path: str) -> Secret | Non
             raise ConfigError(f"{path}.{name}{source}", "expected a string")
     if len(present) > 1:
         keys = " and ".join(name + source for source in present)
-        raise ConfigError(f"{path}.{name}{present[1]}", f"set only one of {keys}")
+        raise ConfigError(f"{path}.{name}{present[1]}", f"{keys}: set only one")
     if not present:
         return None
     (source,) = present

@@ -108,9 +108,9 @@ class SessionTable:
         """Reject messages on a connection if their client has a newer one.
 
         A client opens a new connection if the old one seems dead. Messages that are
-        still in the old one must not be mixed with those that the client sends again. A
-        program that uses two connections at once is rejected for the same reason: its
-        sequence numbers have no order across connections.
+        still in the old one must not be mixed with messages that the client sends
+        again. A program that uses two connections at once is rejected for the same
+        reason: its sequence numbers have no order across connections.
         """
         if not isinstance(message, Hello | Batch | Bye) or not message.client:
             return None

@@ -271,7 +271,7 @@ def test_a_number_that_skips_too_many_is_rejected(agent: Agent) -> None:
         "bad_message",
         2**47,
     )
-    assert "`first` of a hello" in reply["text"]
+    assert "hello whose `first` is the next number" in reply["text"]
 
     talk.exchange(talk.batch(2))
     talk.tick()

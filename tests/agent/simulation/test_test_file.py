@@ -199,7 +199,7 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         ({"outage": [{"receiver": "me"}]}, 'receiver: unknown receiver "me"'),
         ({"executions": [{}]}, "executions[0].node: missing"),
-        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than"),
+        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: expected at least the sum"),
         (
             {"executions": [{"node": "n", "errors": -1}]},
             "errors: -1: expected at least 0",
@@ -219,7 +219,7 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         ({"metric": [{"name": "m", "values": ["x"]}]}, "values[0]: expected a number"),
         ({"silence": [{}]}, "silence[0].match: missing"),
-        ({"silence": [{"match": []}]}, "silence[0].match: empty"),
+        ({"silence": [{"match": []}]}, "silence[0].match: the list is empty"),
         ({"length": "8d"}, "length: expected at most 7d"),
         ({"strange": 1}, "test[0].strange: unknown key"),
     ],
