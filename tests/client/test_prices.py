@@ -57,8 +57,8 @@ def test_the_cost_of_each_kind_of_token() -> None:
     assert price.cost(100, 10, 20, 30, 40) == pytest.approx(
         (10 * 10 + 10 * 50 + 20 * 1 + 30 * 12.5 + 40 * 20) / 1e6
     )
-    assert Price(10).of(100, 10, 100) == pytest.approx(100 * 10 / 1e6)
-    assert Price(10, cache_write=5).of(100, 0, 0, 0, 100) == pytest.approx(5e-4)
+    assert Price(10).cost(100, 10, 100) == pytest.approx(100 * 10 / 1e6)
+    assert Price(10, cache_write=5).cost(100, 0, 0, 0, 100) == pytest.approx(5e-4)
 
 
 def test_user_prices_override_and_the_longest_name_wins() -> None:

@@ -50,7 +50,7 @@ def test_names_have_no_control_characters(capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     assert text.count("evil [31m name") == 5
     assert text.replace("\n", "").isprintable()
-    assert output.label_path({"node": EVIL}) == "evil [31m name"
+    assert output.format_labels({"node": EVIL}) == "evil [31m name"
 
 
 def test_the_window_of_a_node_is_a_duration(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,5 +135,5 @@ def test_a_long_matcher_is_shown_as_a_whole(
 @pytest.mark.parametrize(("code", "shown"), [(202, "HTTP 202"), (250, "SMTP 250")])
 def test_a_delivery_names_the_protocol_of_its_code(code: int, shown: str) -> None:
     message = {"status": "sent", "attempts": 0, "error": "", "code": code}
-    text = output.delivery({**message, "settled": 1_795_608_060.0})
+    text = output.format_delivery({**message, "settled": 1_795_608_060.0})
     assert text.startswith("delivered at ") and text.endswith(f" ({shown})")

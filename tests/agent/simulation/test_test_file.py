@@ -199,7 +199,10 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         ({"outage": [{"receiver": "me"}]}, 'receiver: unknown receiver "me"'),
         ({"executions": [{}]}, "executions[0].node: missing"),
-        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: expected at least the sum"),
+        (
+            {"executions": [{"node": "n", "errors": 2}]},
+            "count: 1: expected at least the sum",
+        ),
         (
             {"executions": [{"node": "n", "errors": -1}]},
             "errors: -1: expected at least 0",

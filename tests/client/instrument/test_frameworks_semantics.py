@@ -1017,7 +1017,7 @@ def test_graphs_built_per_request_are_walked_occasionally(
     kaywatch.instrument(modules=[pocketflow])
     walked: list[str] = []
     monkeypatch.setattr(_topology, "walk", lambda graph, start: walked.append(graph))
-    monkeypatch.setattr(process.recorder, "wired", lambda topology: None)
+    monkeypatch.setattr(process.recorder, "add_topology", lambda topology: None)
     now = [1000.0]
     monkeypatch.setattr(_topology.time, "monotonic", lambda: now[0])
     with capture():

@@ -41,11 +41,11 @@ def _show_state(answer: Json, rule: Json | None) -> None:
     alert, now = answer["alert"], answer["timestamp"]
     line = Text.assemble(
         (alert["rule"], "bold"),
-        f"  {output.place(alert)}: ",
-        output.alert_state(alert),
+        f"  {output.format_place(alert)}: ",
+        output.format_alert_state(alert),
     )
     if alert["since"]:
-        line.append(f" since {output.utc_time(alert['since'])} UTC,")
+        line.append(f" since {output.format_utc_time(alert['since'])} UTC,")
         line.append(f" {duration(now - alert['since'])}")
     console().print(line)
     if rule is not None:
@@ -115,7 +115,7 @@ def _show_timeline(answer: Json) -> None:
             f"({answer['left_out']} earlier entries are no longer stored)"
         )
     for entry in answer["timeline"]:
-        text = f"{output.utc_time(entry['time'])}  {entry['text']}"
+        text = f"{output.format_utc_time(entry['time'])}  {entry['text']}"
         if entry["after"]:
             text = f"{text:<36}{_format_evaluation(entry, unit)}"
         output.print_wrapped(text)
@@ -124,13 +124,15 @@ def _show_timeline(answer: Json) -> None:
     worst = answer["worst"]
     if worst:
         value = _format_evaluation(worst, unit)
-        output.print_wrapped(f"worst: {value}, at {output.utc_time(worst['time'])}")
+        output.print_wrapped(
+            f"worst: {value}, at {output.format_utc_time(worst['time'])}"
+        )
 
 
 def _format_evaluation(entry: Json, unit: str) -> str:
     text = quantity(entry["value"], unit)
     if entry.get("threshold") is not None:
-        text += f", limit {output.limit(entry, unit)}"
+        text += f", limit {output.format_limit(entry, unit)}"
     if entry["executions"]:
         # The number of failures explains a share, but not a duration.
         failed = f"{entry['errors']:,}/{entry['executions']:,} failed"
@@ -192,7 +194,7 @@ def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
 def _format_suppression(suppression: Json) -> str:
     text = f"{suppression['reason']}: {suppression['text']}"
     if suppression["until"] and suppression["reason"] == "silenced":
-        text += f"; until {output.utc_time(suppression['until'])}"
+        text += f"; until {output.format_utc_time(suppression['until'])}"
     if suppression["by"] and suppression["reason"] == "inhibited":
         text += f" (alert {suppression['by']})"
     elif suppression["by"]:
@@ -203,7 +205,8 @@ def _format_suppression(suppression: Json) -> str:
 def _format_message(subject: Json, message: Json) -> str:
     """Return the part of a message about an alert, and the message's status."""
     kind = subject["kind"] + (" and resolved" if subject["resolved"] else "")
-    text = f"{output.utc_time(message['created'])}  {kind}: {output.delivery(message)}"
+    created = output.format_utc_time(message["created"])
+    text = f"{created}  {kind}: {output.format_delivery(message)}"
     # `kaywatch outbox retry` needs the id.
     if message["status"] == "dead":
         text += f"; {message['id']}"
@@ -242,7 +245,7 @@ def _show_context(answer: Json) -> None:
     for text, group in itertools.groupby(context["evidence"], _format_failure):
         first, *more = group
         # Clients of other languages may report failures without a time.
-        at = output.utc_time(first["time"]) if first["time"] else "-"
+        at = output.format_utc_time(first["time"]) if first["time"] else "-"
         repeats = f" (and {len(more)} alike)" if more else ""
         output.print_wrapped(f"{at}  {text}"[:300] + repeats)
 

@@ -89,7 +89,8 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     LABEL=VALUE, such as node=pay, selects one of the rule's alerts.
     """
     wanted = dict(_parse_label(text) for text in labels)
-    # Such a text is always an id: a rule with such a name needs the id of its alert.
+    # A text of hexadecimal digits is always an id. To explain a rule with such a name,
+    # pass the id of its alert.
     if re.fullmatch(r"[0-9a-f]{4,16}", alert):
         rows = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
         ids = [row["id"] for row in rows]
@@ -120,14 +121,14 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
 def _list_active(rule: str, alerts: list[Json]) -> None:
     click.echo(f"{rule} has {len(alerts)} alerts; `kaywatch why ID` explains one.\n")
     for row in alerts[:MAX_LISTED]:
-        labels = output.label_path(row["labels"])
+        labels = output.format_labels(row["labels"])
         click.echo(f"  {row['id']}  {row['state']:<10}  {labels}")
 
 
 def _show_alerts(answer: Json) -> None:
     rows, now = answer["alerts"], answer["timestamp"]
     columns: dict[str, output.Column] = {
-        "state": output.alert_state,
+        "state": output.format_alert_state,
         "severity": lambda row: output.add_colour(row["severity"]),
         "since": lambda row: duration(now - row["since"]) if row["since"] else "-",
         "what": lambda row: f"{row['rule']}: {row['summary']}",
@@ -135,7 +136,7 @@ def _show_alerts(answer: Json) -> None:
     output.print_table(columns, rows, words=("severity", "what"), wrapped=("what",))
     for row in rows:
         for receiver, reason in row["suppressed"].items():
-            place = f"{row['rule']}, {output.place(row)}"
+            place = f"{row['rule']}, {output.format_place(row)}"
             output.print_wrapped(f"{place}: {receiver} is not notified ({reason})")
     if answer["matching"] > len(rows):
         click.echo(f"  and {answer['matching'] - len(rows):,} more: --limit N")
@@ -156,7 +157,7 @@ def _explain_alert(name: str, url: str, as_json: bool) -> None:
 
 def _explain_inactive_rule(answer: Json, nearest: Sequence[Json], wanted: Json) -> None:
     rule = answer["rule"]
-    selection = f", {output.label_path(wanted)}" if wanted else ""
+    selection = f", {output.format_labels(wanted)}" if wanted else ""
     click.echo(f"{click.style(rule['rule'], bold=True)}{selection}: does not fire")
     output.print_wrapped(rule["sentence"])
     elapsed = answer["timestamp"] - answer["evaluated"]
@@ -184,9 +185,9 @@ def _explain_inactive_rule(answer: Json, nearest: Sequence[Json], wanted: Json) 
 def _print_nearest(rule: Json, nearest: Sequence[Json]) -> None:
     console().print("Nearest to firing", style="bold")
     columns = {
-        "where": lambda group: output.label_path(group["labels"]),
+        "where": lambda group: output.format_labels(group["labels"]),
         "value": lambda group: _format_value(group, rule["unit"]),
-        "limit": lambda group: output.limit(group, rule["unit"]),
+        "limit": lambda group: output.format_limit(group, rule["unit"]),
         "count": lambda group: f"{group['executions']:,}",
         "why not": lambda group: group["text"] + _format_other_metrics(group),
     }
@@ -209,8 +210,9 @@ def _show_past_alerts(rows: list[Json]) -> None:
     if rows:
         console().print("\nFired before (UTC)", style="bold")
     for row in rows[:MAX_NEAREST]:
-        period = f"{output.utc_time(row['fired'])} to {output.utc_time(row['ended'])}"
-        click.echo(f"  {row['id']}  {period}  {output.label_path(row['labels'])}")
+        fired, ended = map(output.format_utc_time, (row["fired"], row["ended"]))
+        period = f"{fired} to {ended}"
+        click.echo(f"  {row['id']}  {period}  {output.format_labels(row['labels'])}")
 
 
 def _fetch_rule(name: str, url: str) -> Any:

@@ -169,7 +169,7 @@ def _show_episodes(report: BacktestReport, episodes: list[Episode]) -> None:
         "fired": lambda e: _format_date(e.start),
         "for": lambda e: duration((e.end or report.end) - e.start),
         "rule": lambda e: e.rule,
-        "where": lambda e: output.label_path(e.labels),
+        "where": lambda e: output.format_labels(e.labels),
         "value": lambda e: quantity(e.value, unit_of(rules.get(e.rule))),
         "ended": lambda e: e.reason or "still firing",
     }

@@ -85,7 +85,7 @@ def test(receiver: str, url: str) -> None:
     # The list begins with the newest; people read the firing message first.
     for message in reversed(messages):
         summary = message["alerts"][0]["summary"]
-        click.echo(clean(f"{summary}: {output.delivery(message)}"))
+        click.echo(clean(f"{summary}: {output.format_delivery(message)}"))
     # A message that is still pending after the deadline counts as not accepted.
     if not messages or any(message["status"] != "sent" for message in messages):
         raise click.ClickException(f"{receiver} did not accept the test")
@@ -167,7 +167,7 @@ def _show_messages(answer: Json) -> None:
         click.echo(
             f"{message['id']}  {message['receiver']}  {message['kind']}, {age} ago"
         )
-        output.print_wrapped(output.delivery(message), "    ")
+        output.print_wrapped(output.format_delivery(message), "    ")
         for alert in message["alerts"][:MAX_SHOWN_ALERTS]:
             click.echo(f"    {clean(alert['summary'])}")
         if len(message["alerts"]) > MAX_SHOWN_ALERTS:

@@ -17,16 +17,16 @@ from kaywatch_agent.cli.tables import Json, ShortText, clean, console, plain_tab
 from kaywatch_agent.units import plural, quantity
 
 __all__ = [
-    "Json", "ProgressLine", "add_colour", "delivery", "label_path", "limit", "place",
-    "plural", "print_json", "print_message_body", "print_result", "print_table",
-    "print_wrapped", "utc_time",
+    "Json", "ProgressLine", "add_colour", "format_alert_state", "format_delivery",
+    "format_labels", "format_limit", "format_place", "format_utc_time", "plural",
+    "print_json", "print_message_body", "print_result", "print_table", "print_wrapped",
 ]  # fmt: skip
 
 Column = Callable[[Any], str | Text]
 
 WIDTH: Final = 80
 PROGRESS_SECONDS: Final = 0.5
-SMTP_ACCEPTED: Final = 250  # no status of HTTP
+SMTP_ACCEPTED: Final = 250  # a reply code of SMTP, not a status of HTTP
 
 COLOURS: Final = {
     "firing": "red", "pending": "yellow", "recovering": "yellow", "ok": "green",
@@ -60,7 +60,7 @@ def print_result(result: Any, as_json: bool, render: Callable[[Any], object]) ->
 
 def print_message_body(body: object) -> None:
     """Print the body of a notification as indented JSON."""
-    # Receivers show such characters as they are, and so should this preview.
+    # Receivers show characters beyond ASCII unescaped, and so does this preview.
     text = json.dumps(body, indent=2, ensure_ascii=False)
     # The JSON stays that of the message: a terminal would not show a space that does
     # not break, or a control character.
@@ -122,38 +122,38 @@ def add_colour(word: str) -> Text:
     return Text(word, COLOURS.get(word, ""))
 
 
-def alert_state(alert: Json) -> Text:
+def format_alert_state(alert: Json) -> Text:
     """Return an alert's state in its colour; `ok` without data is `no data`."""
     if alert["state"] == "ok" and alert["reason"] == "no_data":
         return Text("no data", "dim")
     return add_colour(alert["state"])
 
 
-def utc_time(at: float) -> str:
+def format_utc_time(at: float) -> str:
     """Return a time in UTC, with the date if it is not today's."""
     then, now = datetime.fromtimestamp(at, UTC), datetime.now(UTC)
     same_day = then.date() == now.date()
     return f"{then:%H:%M:%S}" if same_day else f"{then:%m-%d %H:%M:%S}"
 
 
-def label_path(labels: Json) -> str:
+def format_labels(labels: Json) -> str:
     """Return labels as a path: `checkout / pay`."""
     parts = [str(v) if k in PLAIN else f"{k} {v}" for k, v in labels.items() if v]
     return clean(" / ".join(parts)) or "all"
 
 
-def place(alert: Json) -> str:
+def format_place(alert: Json) -> str:
     """Return the labels that locate an alert, as a path."""
     labels = alert["labels"]
-    return label_path({k: labels[k] for k in PLACE if k in labels} or labels)
+    return format_labels({k: labels[k] for k in PLACE if k in labels} or labels)
 
 
-def limit(row: Json, unit: str) -> str:
+def format_limit(row: Json, unit: str) -> str:
     """Return a row's threshold with its unit, `-` for none."""
     return "-" if row["threshold"] is None else quantity(row["threshold"], unit)
 
 
-def delivery(message: Json) -> str:
+def format_delivery(message: Json) -> str:
     """Return whether and when a message was delivered, and why not."""
     failed = message["attempts"]
     tries = f" after {plural(failed, 'failed attempt')}" if failed else ""
@@ -162,16 +162,16 @@ def delivery(message: Json) -> str:
         case "sent":
             protocol = "SMTP" if message["code"] == SMTP_ACCEPTED else "HTTP"
             code = f" ({protocol} {message['code']})" if message["code"] else ""
-            return f"delivered at {utc_time(message['settled'])}{code}{tries}"
+            return f"delivered at {format_utc_time(message['settled'])}{code}{tries}"
         case "pending":
             state = "pending"
             if message["behind"]:
                 state += f" behind {message['behind']}"
             elif message["next_attempt"]:
-                state += f", next attempt at {utc_time(message['next_attempt'])}"
+                state += f", next attempt at {format_utc_time(message['next_attempt'])}"
             return f"{state}{tries}{error}"
         case "dead":
-            at = utc_time(message["settled"])
+            at = format_utc_time(message["settled"])
             return f"given up at {at}, {message['reason']}{tries}{error}"
     return f"not sent: {_SUPERSEDED.get(message['reason'], message['reason'])}"
 

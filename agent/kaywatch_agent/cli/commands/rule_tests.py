@@ -22,7 +22,7 @@ from kaywatch_agent.units import duration
 
 __all__ = ["read_tests", "results_json", "show_results"]
 
-# The keys of a test file that are not those of a configuration.
+# The keys of a test file that a configuration does not have.
 OWN_KEYS: Final = ("test", "config")
 
 LEGEND: Final = "- expected but missing, + not expected, ~ different from expected"

@@ -258,7 +258,8 @@ def _backtest(
             raise click.ClickException(
                 f"{path}: no history is stored yet; run an agent with this store first"
             )
-        # Not from now: the history may be a copy from last week.
+        # The period ends with the history and not now, because the history may be a
+        # copy of last week's.
         start = history.last - since
         receivers = config.notify.receivers
         return backtest(settings, history, start, receivers=receivers, progress=show)

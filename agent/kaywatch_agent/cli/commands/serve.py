@@ -83,9 +83,9 @@ def serve(
     _run(first, reload)
 
 
-# What structlog imports if it is installed, and the agent does not use: tracebacks in
-# another format, which take 3 MB, and support for greenlets, 1 MB. `kaywatch top` uses
-# rich.
+# Packages that structlog imports if they are installed. The agent does not use them:
+# tracebacks in another format take 3 MB, and support for greenlets takes 1 MB.
+# `kaywatch top` uses rich.
 UNUSED: Final = ("rich", "greenlet")
 
 
@@ -128,7 +128,8 @@ def _run(config: Config, load: Callable[[], Config]) -> None:
     from kaywatch_agent.app import App
     from kaywatch_agent.runtime import systemd
 
-    # First of all, so that no child inherits systemd's variables and notifies systemd.
+    # This comes first, so that no child inherits systemd's variables and notifies
+    # systemd.
     notifier, sockets = systemd.Notifier.take(), systemd.inherited_sockets()
     # Print all stacks at the watchdog's SIGABRT.
     faulthandler.enable()

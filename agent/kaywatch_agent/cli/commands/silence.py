@@ -41,7 +41,7 @@ def silence() -> None:
     "--for",
     "seconds",
     type=options.duration(0.001),
-    # As amtool's.
+    # The default of amtool.
     default="1h",
     show_default=True,
     metavar="DURATION",

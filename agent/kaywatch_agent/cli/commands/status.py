@@ -51,7 +51,7 @@ def status(url: str, as_json: bool) -> None:
         )
         alerts = fetch("/api/v1/alerts", {"limit": 1}, url)
         _show_rules(fetch("/api/v1/rules", url=url)["rules"], alerts["same_cause"])
-    # Degraded is no failure: the agent still counts and notifies.
+    # A degraded agent is not a failure: it still counts and notifies.
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(1)
 
