@@ -242,11 +242,15 @@ class ProcessStimulus:
 
     def apply(self, source: SyntheticSource, time: float, _: int) -> None:
         """Give the process this state."""
-        sample = None
+        known = source.clients.get(self.pid)
+        # A process that dies has not freed its memory before.
+        sample = None if known is None else known.sample
         if self.memory_mb is not None:
             rss = int(self.memory_mb * MIB)
             sample = ProcessSample(rss_bytes=rss, cpu_seconds=0.0)
-        known = source.clients.get(self.pid)
+        cpu_percent = self.cpu_percent
+        if cpu_percent is None and known is not None:
+            cpu_percent = known.cpu_percent
         source.clients[self.pid] = Client(
             id=str(self.pid),
             service=self.service,
@@ -256,7 +260,7 @@ class ProcessStimulus:
             since=time,
             first_seen=time if known is None else known.first_seen,
             sample=sample,
-            cpu_percent=self.cpu_percent,
+            cpu_percent=cpu_percent,
             in_flight=tuple(
                 InFlight(f.graph, f.node, time - parse_duration(f.age), f.run, f.visits)
                 for f in self.in_flight

@@ -8,6 +8,7 @@ import pytest
 from tests.agent.simulation.cases import HOOK, PAGER, failing_executions, rule, run_case
 
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.formatting import title
 from kaywatch_agent.simulation.differences import compare_bodies
 
 
@@ -75,6 +76,19 @@ def test_each_kind_of_thing_can_happen() -> None:
             {"rule": "r", "firing": [{"graph": "", "node": "n", "action": "retry"}]}
         ],
     )
+
+
+def test_a_process_that_dies_keeps_its_last_memory() -> None:
+    memory = plain(metric="memory_rss", op=">", value=1e9, per=["service"])
+    case = run_case(
+        memory,
+        receivers={"hook": HOOK},
+        process=[{"memory_mb": 2048}, {"at": "1m", "state": "died"}],
+        length="2m",
+    )
+    titles = [title(one.notification) for one in case.simulation.delivery.messages]
+    # Its memory did not become less before it died.
+    assert titles == ["[FIRING] r: app", "[NO DATA] r: app"]
 
 
 def test_missing_unexpected_and_different_messages_are_reported() -> None:
