@@ -23,6 +23,7 @@ CONFIG = """
 [receiver.hook]
 type = "webhook"
 url = "https://shop:{password}@127.0.0.1:9/{path}?key={path}"
+signature = "github"
 secret = "{signing}"
 headers = {{ Authorization = "Basic {header}", "X-Api" = "{header}" }}
 [receiver.pager]
