@@ -39,6 +39,8 @@ MAX_PROBLEMS: Final = 100
 OTHER_ONSET_SECONDS: Final = 20.0
 
 _FAILURES: Final[tuple[ProblemKind, ...]] = ("failing", "low_traffic")
+# Their details contain what failed attempts cost.
+_WITH_COST: Final = (*_FAILURES, "masked_failures")
 _LOOPS: Final = ("runaway", "unusual_loop")
 
 # The metrics of rules whose values the text of a problem already has.
@@ -131,12 +133,13 @@ def _merged(problems: Iterable[ProblemView], now: float) -> Iterator[ProblemView
         # Each run and each process is a problem of its own.
         own = "" if one.node and not one.run else f"{one.kind} {one.run} {one.text}"
         key = one.service, one.graph, one.node, own
-        if key in first:
-            # The cost of failed attempts is among the details of failures.
-            if one.kind != "wasted_spend":
-                _add_detail(first[key], one, now)
-        else:
+        if key not in first:
             first[key] = one
+        elif one.kind != "wasted_spend":
+            _add_detail(first[key], one, now)
+        elif first[key].kind not in _WITH_COST:
+            # The last of its details is what the failed attempts cost.
+            first[key].details.append(one.details[-1])
     yield from first.values()
 
 

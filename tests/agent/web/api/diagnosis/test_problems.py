@@ -148,6 +148,26 @@ def test_a_node_is_slow_by_its_rule_or_by_its_past(watched: Served) -> None:
         other.call(other.source.alerting.stop)
 
 
+def test_a_slow_node_also_has_what_its_failed_attempts_cost(watched: Served) -> None:
+    def make(age: int) -> list[Row]:
+        costs = {"llm_calls": 1.0, "llm_cost_usd": 0.02}
+        execution: Row = {"seconds": 12.0 if age <= 600 else 4.0}
+        if is_bad(age, 5):
+            costs["llm_wasted_cost_usd"] = 0.1
+            execution["attempts"] = 2
+        metrics: list[Row] = [
+            {"metric": name, "kind": "count", "value": value}
+            for name, value in costs.items()
+        ]
+        return [execution, *metrics]
+
+    push_past(watched, make)
+
+    # Of 120 executions, 24 wasted ten cents each.
+    details = problems(watched)["slow"]["details"]
+    assert details[-1] == "$2.40 spent on failed attempts"
+
+
 def test_retries_and_fallbacks_mask_failures(watched: Served) -> None:
     hidden = {"outcome": "fallback", "attempts": 3, "error": "RateLimited"}
     now = push_past(watched, lambda age: [hidden if is_bad(age, 4) else {}])
