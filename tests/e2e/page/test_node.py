@@ -70,6 +70,22 @@ def figure(page: Page, label: str) -> str:
     return place.locator("dd").inner_text()
 
 
+def test_without_a_node_all_are_listed_the_failing_ones_first(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{shop.url}/?view=node&window=1h")
+    rows = page.get_by_role("table", name="Nodes").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text(HOSTILE)
+    expect(rows.first).to_contain_text("100 %")
+    expect(rows.first).to_contain_text("shop / shop")
+
+    page.get_by_role("link", name="pay", exact=True).click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("pay")
+    assert "service=shop" in page.url and "graph=shop" in page.url
+
+
 def test_the_figures_are_those_of_kaywatch_stats(
     shop: Agent, open_page: Callable[[str], Page]
 ) -> None:

@@ -1,26 +1,37 @@
 // What the agent answers about one node and about calls of models.
 import type { Outcomes } from "../api/types";
 
-/** GET /api/v1/nodes/{node}/stats */
-export interface NodeStats {
+/** GET /api/v1/nodes */
+export interface NodeList {
+  /** Of all pages. */
+  matching: number;
+  nodes: NodeSummary[];
+}
+
+/** What is known of each node of a list. */
+export interface NodeSummary {
   node: string;
   services: string[];
   graphs: string[];
   total_executions: number;
   success_rate: number | null;
   error_rate: number | null;
-  retry_rate: number | null;
-  avg_execution_time: number | null;
+  total_retries: number;
   p50_execution_time: number | null;
   p95_execution_time: number | null;
+  outcomes: Outcomes;
+}
+
+/** GET /api/v1/nodes/{node}/stats */
+export interface NodeStats extends NodeSummary {
+  retry_rate: number | null;
+  avg_execution_time: number | null;
   p99_execution_time: number | null;
   max_execution_time: number | null;
-  total_retries: number;
   avg_prep_time: number | null;
   avg_exec_time: number | null;
   avg_wait_time: number | null;
   avg_post_time: number | null;
-  outcomes: Outcomes;
   actions: Record<string, number>;
   errors: { type: string; phase: string; count: number }[];
   custom: CustomMetric[];

@@ -1,6 +1,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { request } from "../api/client";
 import type { GraphRow, QueryResult } from "../api/types";
+import { firingPlaces, isFiring } from "../state/firing";
 import { coveredSeconds } from "../state/live";
 import { route } from "../state/route";
 import { StatusMark, type Level } from "../ui/badge";
@@ -21,28 +22,22 @@ import { Empty } from "../ui/panel";
 import { Sparkline } from "../ui/sparkline";
 import { Table, type Column } from "../ui/table";
 
-interface GraphTableProps {
-  rows: readonly GraphRow[];
-  /** Keys of the graphs with a firing alert; of any service where that is empty. */
-  firing: ReadonlySet<string>;
-}
-
-export const graphKey = (row: { service: string; graph: string }) =>
+const graphKey = (row: { service: string; graph: string }) =>
   JSON.stringify([row.service, row.graph]);
 
 const MIN_SECONDS = 300;
 const POINTS = 30;
 
 /** All graphs with their figures; the alerting ones are marked. */
-export function GraphTable({ rows, firing }: GraphTableProps) {
+export function GraphTable({ rows }: { rows: readonly GraphRow[] }) {
   const { window, end } = route.value;
   const services = [...new Set(rows.map(({ service }) => service))];
   const runs = useTrends("runs", services, window, end);
   const p95 = useTrends("run_p95", services, window, end);
   const seconds = coveredSeconds({ window, end });
   const columns = useMemo(
-    () => columnsOf(window, seconds, firing, runs, p95),
-    [window, seconds, firing, runs, p95],
+    () => columnsOf(window, seconds, runs, p95),
+    [window, seconds, firingPlaces.value, runs, p95],
   );
   return (
     <Table
@@ -60,7 +55,6 @@ export function GraphTable({ rows, firing }: GraphTableProps) {
 function columnsOf(
   window: string,
   seconds: number,
-  firing: ReadonlySet<string>,
   runs: Trends,
   p95: Trends,
 ): Column<GraphRow>[] {
@@ -71,7 +65,7 @@ function columnsOf(
       value: (row) => `${row.service} / ${row.graph}`,
       cell: (row) => (
         <>
-          <StatusMark level={levelOf(row, firing)} />
+          <StatusMark level={levelOf(row)} />
           <span class="quiet">{row.service} / </span>
           <Link to={{ view: "graph", service: row.service, graph: row.graph }}>
             {row.graph}
@@ -152,9 +146,8 @@ function Share({ row }: { row: GraphRow }) {
   return <span class={level}>{formatShare(row.success_rate)}</span>;
 }
 
-function levelOf(row: GraphRow, firing: ReadonlySet<string>): Level {
-  if (firing.has(graphKey(row)) || firing.has(graphKey({ ...row, service: "" })))
-    return "bad";
+function levelOf(row: GraphRow): Level {
+  if (isFiring(row.service, row.graph)) return "bad";
   if (row.executions === 0) return "quiet";
   return row.outcomes.error > 0 ? "warning" : "good";
 }

@@ -31,8 +31,6 @@ function GraphOfRun({ graph, run }: { graph: string; run: string }) {
   );
 }
 
-const NONE: ReadonlySet<string> = new Set();
-
 function GraphList() {
   const rows = live.value?.graphs;
   return (
@@ -42,7 +40,7 @@ function GraphList() {
         <Skeleton lines={6} />
       ) : rows.length ? (
         <Panel title="Choose a graph">
-          <GraphTable rows={rows} firing={NONE} />
+          <GraphTable rows={rows} />
         </Panel>
       ) : (
         <Empty title="No graph has run yet.">

@@ -1,5 +1,6 @@
 import { NodeCharts } from "../node/charts";
 import { RecentFailures } from "../node/failures";
+import { NodeChoice } from "../node/list";
 import { Phases } from "../node/phases";
 import { CustomTable, ErrorTable, ModelTable } from "../node/tables";
 import "../node/node.css";
@@ -18,24 +19,18 @@ import {
   formatRate,
   formatShare,
 } from "../ui/format";
-import { Link } from "../ui/link";
-import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
+import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 
 const REFRESH_SECONDS = 5;
 
-/** The node that the address names. */
+/** The node that the address names, or all nodes. */
 export function NodeView() {
   const { node } = route.value;
   if (node !== null) return <SelectedNode node={node} />;
   return (
     <section class="node-view">
-      <h1>Node</h1>
-      <Empty title="No node is selected.">
-        <p>
-          Choose one in the <Link to={{ view: "overview" }}>overview</Link>, or search
-          with <kbd>/</kbd>.
-        </p>
-      </Empty>
+      <h1>Nodes</h1>
+      <NodeChoice />
     </section>
   );
 }

@@ -1,8 +1,8 @@
 import { computed } from "@preact/signals";
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { GraphRow } from "../api/types";
 import { Changes } from "../overview/changes";
-import { GraphTable, graphKey } from "../overview/graphs";
+import { GraphTable } from "../overview/graphs";
 import { Problems } from "../overview/problems";
 import { loadGraphs, sumRows } from "../overview/rows";
 import { FirstSteps } from "../overview/steps";
@@ -49,29 +49,16 @@ function GraphFigures() {
   const { service } = route.value;
   const { rows: all, error } = useRows();
   const rows = all?.filter((row) => service === null || row.service === service);
-  const firing = useMemo(
-    () => new Set(firingGraphs.value.split("\n")),
-    [firingGraphs.value],
-  );
   return (
     <>
       {error && <ErrorNotice error={error} />}
       <Summary rows={rows ?? []} />
       <Panel title="Services and graphs" class="wide">
-        {rows ? <GraphTable rows={rows} firing={firing} /> : <Skeleton lines={6} />}
+        {rows ? <GraphTable rows={rows} /> : <Skeleton lines={6} />}
       </Panel>
     </>
   );
 }
-
-/** The keys of the graphs with a firing alert, one a line. */
-const firingGraphs = computed(() => {
-  const firing = live.value?.alerts.filter(({ state }) => state === "firing") ?? [];
-  const keys = firing.flatMap(({ labels: { service = "", graph } }) =>
-    graph ? graphKey({ service, graph }) : [],
-  );
-  return [...new Set(keys)].sort().join("\n");
-});
 
 /** Returns the rows of the period: of the stream if it has them. */
 function useRows(): { rows: readonly GraphRow[] | null; error: Error | null } {
