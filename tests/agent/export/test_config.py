@@ -55,7 +55,10 @@ def test_a_url_is_enough() -> None:
             SERVER + "labels = {a-b = '1'}",
             "export.remote_write.labels.a-b: not a valid",
         ),
-        (SERVER + "username = 'u'", "export.remote_write.username: set password as"),
+        (
+            SERVER + "username = 'u'",
+            "export.remote_write.username: set both username and",
+        ),
         (
             SERVER + "username = 'u'\npassword = 'p'\nbearer_token = 't'",
             "export.remote_write.bearer_token: set either",
