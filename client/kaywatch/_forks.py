@@ -20,14 +20,21 @@ MAX_TRIES: Final = 10_000  # calls from within the fork hooks of other libraries
 _pending_calls: Final[dict[int, object]] = {}
 
 
-def call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
+def call_after_return(frame: FrameType, call: Callable[[], None]) -> bool:
     """Call `call()` once the C function returns that `frame` has called.
 
     The frame is one of the main thread. This delays the start of a thread after
     `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
-    warn if there is more than one. Without ctypes, `call` is not called, and the next
-    event starts the thread.
+    warn if there is more than one.
+
+    Returns:
+        Whether it will be called: not without ctypes, and not while Python 3.11 traces
+        or profiles the process. It does not begin a function then while a call is
+        pending, so that a call that adds itself again would never end.
     """
+    is_traced = sys.gettrace() is not None or sys.getprofile() is not None
+    if is_traced and sys.version_info < (3, 12):
+        return False
     tries = itertools.count()
 
     def interrupt(_: object) -> int:
@@ -46,6 +53,8 @@ def call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
         _pending_calls[id(callback)] = callback  # kept alive until it is called
         # https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
         ctypes.pythonapi.Py_AddPendingCall(callback, None)
+        return True
+    return False
 
 
 def process_started() -> float:

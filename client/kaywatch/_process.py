@@ -282,9 +282,8 @@ class Process:
             frame = frame.f_back
         if frame is None or threading.current_thread() is not threading.main_thread():
             return
-        if time.monotonic() < self._late_until:
-            call_after_return(frame, self.end)
-        elif not self._warned:
+        is_late = time.monotonic() >= self._late_until
+        if (is_late or not call_after_return(frame, self.end)) and not self._warned:
             self._warned = True
             warn(
                 "kaywatch may lose what exit handlers record from now on: import"
@@ -335,9 +334,9 @@ class Process:
         if self.sender is None or not self.sender.paused:
             return
         frame = sys._getframe().f_back  # noqa: SLF001
-        if frame and threading.current_thread() is threading.main_thread():
-            call_after_return(frame, self.on_pressure)
-        else:  # C code may fork without a frame, as uWSGI does
+        is_main = threading.current_thread() is threading.main_thread()
+        # C code may fork without a frame, as uWSGI does.
+        if not frame or not is_main or not call_after_return(frame, self.on_pressure):
             self.on_pressure()
 
     def _after_fork_in_child(self) -> None:

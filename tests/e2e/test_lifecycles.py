@@ -129,6 +129,32 @@ record('parent', 1)
     assert agent.executions() == {"parent": 11, "child": 3}
 
 
+@pytest.mark.parametrize("setter", ["settrace", "setprofile"])
+def test_a_process_that_is_traced_forks_and_ends_as_ever(
+    agent: Agent, setter: str
+) -> None:
+    agent.run(
+        RECORD
+        + f"""
+import atexit
+atexit.register(record, 'at-exit', 1)  # may be lost with Python 3.11
+record('before', 5)
+assert kaywatch.flush(10)
+sys.{setter}(lambda *_: None)
+pid = os.fork()
+if pid == 0:
+    record('child', 3)
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+record('after', 7)
+"""
+    )
+
+    executions = agent.executions()
+    executions.pop("at-exit", None)
+    assert executions == {"before": 5, "child": 3, "after": 7}
+
+
 def test_forking_often_from_several_threads_neither_warns_nor_loses(
     agent: Agent,
 ) -> None:
