@@ -12,11 +12,10 @@ from __future__ import annotations
 import sys
 import time
 
-from playwright.sync_api import CDPSession
 from tests.bench.bench_page import (
     NODES,
     busy_agent,
-    measure_heap,
+    measure_heaps,
     open_sessions,
     open_stream,
     read_event,
@@ -29,8 +28,6 @@ MINUTE = 60
 # growth of an hour is in the first five.
 SETTLE_UPDATES = 300
 MAX_GROWTH_PERCENT = 10
-MEASUREMENTS = 5
-PAUSE = 0.7  # seconds; not a divisor of the second between two updates
 
 
 def main() -> int:
@@ -64,23 +61,6 @@ def count_updates(response: object, most: int) -> int:
         assert event, "the agent ended the stream"
         updates += b"event: changes" in event
     return updates
-
-
-def measure_heaps(sessions: dict[str, CDPSession]) -> dict[str, float]:
-    """Return the bytes of each page's heap, after garbage collections.
-
-    The least of a few is what the page keeps: a response that is being read when the
-    garbage is collected is a megabyte more.
-    """
-    return {view: measure_least(session) for view, session in sessions.items()}
-
-
-def measure_least(session: CDPSession) -> float:
-    sizes = [measure_heap(session)]
-    while len(sizes) < MEASUREMENTS:
-        time.sleep(PAUSE)
-        sizes.append(measure_heap(session))
-    return min(sizes)
 
 
 def print_heaps(
