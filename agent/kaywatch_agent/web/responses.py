@@ -91,7 +91,10 @@ async def send(request: web.Request, response: EncodedResponse) -> web.StreamRes
         return _whole(response, {})
     stream = web.StreamResponse(status=response.status, headers=_headers(response))
     stream.content_length = response.size
-    await stream.prepare(request)
+    try:
+        await stream.prepare(request)
+    except ConnectionError:  # the client left before the first byte
+        return stream
     for chunk in response.chunks:
         view = memoryview(chunk)
         for start in range(0, len(view), SLICE):

@@ -6,15 +6,18 @@ import asyncio
 import gzip
 import json
 import socket
+import struct
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import structlog
 from tests.agent.web.serving import Served, Source, serving
+from tests.agents import until
 
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.web import workers as module
+from kaywatch_agent.web.responses import SLICE
 from kaywatch_agent.web.server import HttpConfig, WebServer
 
 
@@ -185,6 +188,28 @@ def test_requests_are_counted_by_template_and_status(served: Served) -> None:
     assert count("/api/v1/nodes/{node}/stats", "404") == 2
     assert count("other", "404") == 1
     assert count("other", "405") == 1
+
+
+def test_a_client_that_leaves_before_a_large_response_is_no_error(
+    served: Served,
+) -> None:
+    served.send_rows(
+        *({"graph": "g", "node": f"n{n}", "seconds": 0.1} for n in range(300))
+    )
+    assert len(served.ask("/metrics").body) > SLICE
+    address = urlsplit(served.url)
+    with socket.create_connection((address.hostname, address.port)) as client:
+        # The end of the block resets the connection.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+
+    def count(status: str) -> float:
+        name = "kaywatch_http_requests_total"
+        value: float = served.source.telemetry.get(name, "/metrics", status)
+        return value
+
+    until(lambda: count("200") + count("500") == 2, "both requests are counted")
+    assert count("500") == 0
 
 
 # -- starting and stopping -----------------------------------------------------------
