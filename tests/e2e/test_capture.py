@@ -416,7 +416,7 @@ def test_usage_errors_are_reported_and_change_nothing(
         assert "Error: " in run_command(agent, *wrong, code=2)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_another_user_may_push_but_not_capture(agent: Agent) -> None:
     os.chmod(agent.socket, 0o666)
     os.chmod(agent.folder, 0o755)

@@ -159,7 +159,9 @@ def test_an_existing_file_is_only_overwritten_with_force(tmp_path: Path) -> None
     assert read(path)[0] == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="no /dev/full, which only Linux has"
+)
 @pytest.mark.parametrize("name", ["full", "full.gz"])
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")

@@ -25,7 +25,7 @@ from kaywatch_agent.web.api.diagnosis.problem import (
     share_text,
 )
 
-__all__ = ["CHECKS", "Suspect"]
+__all__ = ["CHECKS", "Suspect", "waste_details"]
 
 # Half of the executions fail: no longer a warning.
 SEVERE_SHARE: Final = 0.5
@@ -133,6 +133,11 @@ CHECKS: Final = (
 )
 
 
+def waste_details(cost: float | None) -> list[str]:
+    """Return what failed attempts cost in dollars, in words; nothing without a cost."""
+    return [f"{money(cost)} spent on failed attempts"] if cost else []
+
+
 # -- inside --------------------------------------------------------------------------
 
 
@@ -233,7 +238,7 @@ def _dead_end(place: Place, action: str) -> Suspect:
 
 def _facts(onset: Onset, bad: str) -> list[str]:
     """Return the number of bad events, by their noun, their cost and their causes."""
-    return [plural(onset.bad, bad), *_errors(onset), *_wasted(onset)]
+    return [plural(onset.bad, bad), *_errors(onset), *waste_details(onset.wasted)]
 
 
 def _errors(onset: Onset) -> list[str]:
@@ -246,9 +251,3 @@ def _errors(onset: Onset) -> list[str]:
     counts["others"] = total - sum(counts.values())
     shares = [f"{name} {share_text(n / total)}" for name, n in counts.items() if n]
     return [", ".join(shares)] if shares else []
-
-
-def _wasted(onset: Onset) -> list[str]:
-    if not onset.wasted:
-        return []
-    return [f"{money(onset.wasted)} spent on failed attempts"]

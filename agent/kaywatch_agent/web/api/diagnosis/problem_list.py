@@ -21,6 +21,7 @@ from kaywatch_agent.web.api.diagnosis.live_checks import troubled_runs
 from kaywatch_agent.web.api.diagnosis.node_checks import (
     CHECKS,
     Suspect,
+    waste_details,
 )
 from kaywatch_agent.web.api.diagnosis.problem import (
     ProblemKind,
@@ -138,8 +139,7 @@ def _merged(problems: Iterable[ProblemView], now: float) -> Iterator[ProblemView
         elif one.kind != "wasted_spend":
             _add_detail(first[key], one, now)
         elif first[key].kind not in _WITH_COST:
-            # The last of its details is what the failed attempts cost.
-            first[key].details.append(one.details[-1])
+            first[key].details += waste_details(one.cost_usd)
     yield from first.values()
 
 
